@@ -1,0 +1,141 @@
+"""Every way in which a task can suspend. Nothing else in the simulated kernel yields.
+
+Rules:
+- `def` is atomic; `async def` may be preempted, and only at a trap of this file.
+- A trap names the slots of shared state that it touches. Its effect is a pure function of their values: it returns the new
+  values, the answer for the task, and exactly one event; or None, when it cannot complete yet. An effect sees nothing else, so
+  what is independent of what is known, and one evaluation serves every state in which those slots hold those values.
+- A trap never raises into the task.
+- A task keeps nothing but its locals: it learns of shared state by answers alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Callable, Generator, Hashable
+from typing import Any
+
+from attrs import field, frozen
+from migrate_vma_spec.events import Chose, Event, Oops, PointPassed
+from migrate_vma_spec.vocabulary import Point
+
+Key = Hashable
+"""Names a slot of shared state: a handle such as Folio(3) or Ptl(0)."""
+
+Outcome = tuple[tuple[Any, ...], Any, Event] | None
+"""What an effect returns: the slots' new values in the order of the keys, the answer, the event; None while it must wait."""
+
+Effect = Callable[..., Outcome]
+
+
+class Kind(enum.Enum):
+    """What a trap is to the scheduler."""
+
+    STEP = "step"
+    SLEEP = "sleep"
+    SPIN = "spin"
+    SPIN_LOCK = "spin lock"
+    SPIN_UNLOCK = "spin unlock"
+    POINT = "point"
+    CHOICE = "choice"
+    NOTE = "note"
+
+
+@frozen
+class ThisCpu:
+    """A key that means, in each task, the slot `make(cpu)` of the CPU that the task is pinned to."""
+
+    make: Callable[[int], Key]
+
+
+class _Me(enum.Enum):
+    ME = "this task"
+
+
+ME = _Me.ME
+"""As an argument of an effect: the name of the task that traps."""
+
+
+@frozen
+class Trap:
+    """One suspension. `point` is set for scheduling points, `answers` for data choices."""
+
+    kind: Kind
+    effect: Effect
+    keys: tuple[Key, ...] = ()
+    args: tuple[Any, ...] = ()
+    point: Point | None = None
+    answers: int = field(default=1)
+
+
+class Abandoned(BaseException):
+    """Thrown by the machine into a coroutine that it no longer needs; kernel and driver code must let it pass."""
+
+
+@types.coroutine
+def suspend(trap: Trap) -> Generator[Trap, Any, Any]:
+    """Hand a trap to the machine. The one `yield` of the simulated kernel."""
+    return (yield trap)
+
+
+async def step(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
+    """One visible step on the slots `keys`. While its effect gives None the task spins on its CPU."""
+    return await suspend(Trap(Kind.STEP, effect, keys, args))
+
+
+async def sleep_until(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
+    """As `step`, but while its effect gives None the task sleeps and another may have the CPU."""
+    return await suspend(Trap(Kind.SLEEP, effect, keys, args))
+
+
+async def spin_lock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> Any:
+    """As `step`; a true answer disables preemption on this CPU (spin_lock and spin_trylock)."""
+    return await suspend(Trap(Kind.SPIN_LOCK, effect, (key,), args))
+
+
+async def spin_unlock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> None:
+    """As `step`; enables preemption again."""
+    await suspend(Trap(Kind.SPIN_UNLOCK, effect, (key,), args))
+
+
+def _note(event: Event) -> Outcome:
+    return (), None, event
+
+
+async def note(event: Event) -> None:
+    """Say in the trace what the task does (a call begins, an operation ends). Part of the step before it: nobody runs in between."""
+    await suspend(Trap(Kind.NOTE, _note, args=(event,)))
+
+
+async def oops(what: str, pfn: int | None = None) -> None:
+    """Stop the machine: the kernel's own check failed, and what follows is undefined."""
+    await suspend(Trap(Kind.STEP, _note, args=(Oops(what, pfn),)))
+
+
+def _pass(point: Point) -> Outcome:
+    return (), None, PointPassed(point)
+
+
+async def cond_resched() -> None:
+    """A point at which voluntary preemption may take the CPU away."""
+    await suspend(Trap(Kind.POINT, _pass, args=(Point.COND_RESCHED,), point=Point.COND_RESCHED))
+
+
+async def might_sleep() -> None:
+    """A point as cond_resched is, except under `none`."""
+    await suspend(Trap(Kind.POINT, _pass, args=(Point.MIGHT_SLEEP,), point=Point.MIGHT_SLEEP))
+
+
+async def return_to_user() -> None:
+    """The way back to user space: a scheduling point under every model."""
+    await suspend(Trap(Kind.POINT, _pass, args=(Point.USER,), point=Point.USER))
+
+
+def _choose(what: str, answer: int) -> Outcome:
+    return (), answer, Chose(what, answer)
+
+
+async def choose(what: str, answers: int = 2) -> int:
+    """Ask for data that the code does not decide: 0 is the default (it succeeds), 1.. the others (it fails, in way 1, 2, ...)."""
+    return int(await suspend(Trap(Kind.CHOICE, _choose, args=(what,), answers=answers)))

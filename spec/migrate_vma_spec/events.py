@@ -1,0 +1,619 @@
+"""The vocabulary of traces: one class per kind of visible step.
+
+Rules:
+- A step of a core yields exactly one event, at its linearisation point, and the event carries the values after the step. So a
+  reader who folds the events knows the shared state, and needs nothing of the core.
+- Events name objects by small integers and words: `pfn` (page frame number), `mm` (address space), `addr` (virtual page number,
+  not a byte address), `lock` and `device` (names). `call` numbers a task's migrations in flight: 0, and 1 for one inside another.
+- A field that a real trace cannot show is None, and None is never judged.
+- A trace begins with the events that build its first state (`FrameAdded`, `MmCreated`, `VmaMapped`, ...).
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from migrate_vma_spec.vocabulary import LockMode, Memory, NotifyReason, Point, Pte, Select, VmFault, VmFlags
+
+VERSION = 1
+
+
+@frozen
+class Event:
+    """What happened. Who did it is in the `Step` around it."""
+
+
+@frozen
+class Step:
+    """One line of a trace: the task, the CPU it ran on, and what it did."""
+
+    task: str
+    cpu: int
+    event: Event
+
+
+# ---- scheduling, locks, work -----------------------------------------------------------------------------------------
+
+
+@frozen
+class OperationBegan(Event):
+    """A task begins an operation of its workload (a system call, a touch of a page, work of the device)."""
+
+    name: str
+    arguments: tuple[int, ...] = ()
+
+
+@frozen
+class OperationEnded(Event):
+    """It ended. `result` is 0 or a count where it succeeded, a negated errno, or minus the signal for a killing fault."""
+
+    name: str
+    result: int
+
+
+@frozen
+class LockTaken(Event):
+    lock: str
+    mode: LockMode
+
+
+@frozen
+class LockMissed(Event):
+    """A trylock that failed."""
+
+    lock: str
+    mode: LockMode
+
+
+@frozen
+class LockDropped(Event):
+    lock: str
+    mode: LockMode
+
+
+@frozen
+class WaitBegan(Event):
+    """Queued on the page lock's wait queue (`pfn`) or for a condition; the task holds no reference for it."""
+
+    on: str
+    pfn: int | None = None
+
+
+@frozen
+class WaitEnded(Event):
+    on: str
+    pfn: int | None = None
+
+
+@frozen
+class PointPassed(Event):
+    """Passed a scheduling point."""
+
+    point: Point
+
+
+@frozen
+class Chose(Event):
+    """A data choice was answered: 0 is the default (an allocation that succeeds)."""
+
+    what: str
+    answer: int
+
+
+@frozen
+class DrainBegan(Event):
+    """lru_add_drain_all queued its work item on every CPU."""
+
+
+@frozen
+class DrainEnded(Event):
+    pass
+
+
+@frozen
+class WorkDone(Event):
+    """A CPU's worker ran a work item."""
+
+    work: str
+
+
+# ---- page frames -----------------------------------------------------------------------------------------------------
+
+
+@frozen
+class FrameAdded(Event):
+    """A page frame exists (at boot, or when a device registers its memory). It is free."""
+
+    pfn: int
+    memory: Memory
+    owner: str | None = None
+
+
+@frozen
+class FolioAllocated(Event):
+    """Taken from its allocator with one reference. Device pages come locked (zone_device_page_init)."""
+
+    pfn: int
+    refcount: int
+    locked: bool
+
+
+@frozen
+class FolioFreed(Event):
+    """Returned to its allocator, after its last reference was put and its driver's free callback ran."""
+
+    pfn: int
+
+
+@frozen
+class FreeCallback(Event):
+    """The driver's folio_free / page_free begins for a device page."""
+
+    pfn: int
+
+
+@frozen
+class FolioGot(Event):
+    pfn: int
+    refcount: int
+
+
+@frozen
+class FolioGetMissed(Event):
+    """get_page_unless_zero or folio_try_get found no reference to add to."""
+
+    pfn: int
+
+
+@frozen
+class FolioPut(Event):
+    pfn: int
+    refcount: int
+
+
+@frozen
+class FolioLocked(Event):
+    pfn: int
+    blocking: bool
+
+
+@frozen
+class FolioLockMissed(Event):
+    pfn: int
+
+
+@frozen
+class FolioUnlocked(Event):
+    pfn: int
+
+
+@frozen
+class FolioDirtied(Event):
+    pfn: int
+
+
+@frozen
+class LruIsolated(Event):
+    pfn: int
+    done: bool
+
+
+@frozen
+class LruAdded(Event):
+    """folio_add_lru: into this CPU's batch, which holds a reference of its own until it is drained."""
+
+    pfn: int
+    refcount: int
+
+
+@frozen
+class LruPutBack(Event):
+    """folio_putback_lru: back on a list; the isolation's reference is put by the same step."""
+
+    pfn: int
+    refcount: int
+
+
+@frozen
+class LruDrained(Event):
+    """A CPU's batch went to the lists, each folio losing the batch's reference (lru_add_drain). `freed` had no other."""
+
+    pfns: tuple[int, ...]
+
+
+@frozen
+class MemcgCharged(Event):
+    pfn: int
+
+
+@frozen
+class MemcgUncharged(Event):
+    pfn: int
+
+
+@frozen
+class RmapAdded(Event):
+    pfn: int
+    mm: int
+    addr: int
+    mapcount: int
+    exclusive: bool
+
+
+@frozen
+class RmapRemoved(Event):
+    pfn: int
+    mm: int
+    addr: int
+    mapcount: int
+
+
+@frozen
+class ExclusiveShared(Event):
+    """folio_try_share_anon_rmap: the page gives up anon-exclusivity (`done`), or may not (pinned)."""
+
+    pfn: int
+    done: bool
+
+
+@frozen
+class FolioChecked(Event):
+    """migrate_vma_check_page after unmap."""
+
+    pfn: int
+    refcount: int
+    mapcount: int
+    ok: bool
+
+
+@frozen
+class FolioMoved(Event):
+    """folio_migrate_mapping: `moved` to `dst`, or refused because the count was not the expected one."""
+
+    pfn: int
+    dst: int
+    refcount: int
+    expected: int
+    moved: bool
+
+
+@frozen
+class FlagsMoved(Event):
+    """folio_migrate_flags, and the memcg charge with them (mem_cgroup_migrate)."""
+
+    pfn: int
+    dst: int
+
+
+# ---- contents --------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class CpuAccessed(Event):
+    """A load or store by a CPU reached memory through its TLB."""
+
+    mm: int
+    addr: int
+    pfn: int | None
+    write: bool
+
+
+@frozen
+class DeviceAccessed(Event):
+    """A load or store by the device reached memory through the driver's mirror page table."""
+
+    device: str
+    mm: int
+    addr: int
+    pfn: int | None
+    write: bool
+
+
+@frozen
+class PageCopied(Event):
+    src: int
+    dst: int
+
+
+@frozen
+class PageCleared(Event):
+    pfn: int
+
+
+# ---- page tables and TLBs --------------------------------------------------------------------------------------------
+
+
+@frozen
+class PteRead(Event):
+    mm: int
+    addr: int
+    pte: Pte
+
+
+@frozen
+class PteChanged(Event):
+    mm: int
+    addr: int
+    old: Pte
+    new: Pte
+
+
+@frozen
+class CacheFlushed(Event):
+    mm: int
+    addr: int
+
+
+@frozen
+class TlbFilled(Event):
+    """This CPU's TLB took a translation. `young` and `dirty` are what the walk set in the PTE."""
+
+    mm: int
+    addr: int
+    pte: Pte
+
+
+@frozen
+class TlbFlushed(Event):
+    """Every CPU's translations of [start, end) are gone."""
+
+    mm: int
+    start: int
+    end: int
+
+
+# ---- address spaces --------------------------------------------------------------------------------------------------
+
+
+@frozen
+class MmCreated(Event):
+    mm: int
+
+
+@frozen
+class MmForked(Event):
+    """fork has copied the VMAs; the page tables follow entry by entry."""
+
+    mm: int
+    child: int
+
+
+@frozen
+class MmExited(Event):
+    mm: int
+
+
+@frozen
+class VmaMapped(Event):
+    mm: int
+    start: int
+    end: int
+    flags: VmFlags
+    anonymous: bool
+
+
+@frozen
+class VmaUnmapped(Event):
+    mm: int
+    start: int
+    end: int
+
+
+@frozen
+class InvalidateBegan(Event):
+    """mmu_notifier_invalidate_range_start. `owner` is set for reasons that carry one."""
+
+    mm: int
+    start: int
+    end: int
+    reason: NotifyReason
+    owner: str | None
+
+
+@frozen
+class InvalidateEnded(Event):
+    mm: int
+    start: int
+    end: int
+
+
+@frozen
+class DeviceMapped(Event):
+    """The driver's mirror page table maps `addr`."""
+
+    device: str
+    mm: int
+    addr: int
+    pfn: int
+    write: bool
+
+
+@frozen
+class DeviceUnmapped(Event):
+    device: str
+    mm: int
+    addr: int
+    pfn: int
+
+
+@frozen
+class IntervalRead(Event):
+    """mmu_interval_read_begin of the device's interval notifier."""
+
+    device: str
+    mm: int
+
+
+@frozen
+class IntervalRetry(Event):
+    """mmu_interval_read_retry: `stale` when an invalidation came since the read began."""
+
+    device: str
+    mm: int
+    stale: bool
+
+
+# ---- the fault path --------------------------------------------------------------------------------------------------
+
+
+@frozen
+class FaultBegan(Event):
+    """handle_mm_fault, by a CPU's access or by hmm_range_fault (`device` True)."""
+
+    mm: int
+    addr: int
+    write: bool
+    device: bool = False
+
+
+@frozen
+class FaultEnded(Event):
+    mm: int
+    addr: int
+    result: VmFault
+
+
+@frozen
+class CallbackEntered(Event):
+    """do_swap_page calls the driver's migrate_to_ram; `pfn` is vmf->page."""
+
+    pfn: int
+    mm: int
+    addr: int
+
+
+@frozen
+class CallbackReturned(Event):
+    pfn: int
+    mm: int
+    addr: int
+    result: VmFault
+
+
+@frozen
+class RangeFaultBegan(Event):
+    """hmm_range_fault over [start, end)."""
+
+    device: str
+    mm: int
+    start: int
+    end: int
+    write: bool
+
+
+@frozen
+class RangeFaultEnded(Event):
+    """Its errno (0 or negated) and, per page, the frame number that it reports, or None."""
+
+    device: str
+    mm: int
+    start: int
+    result: int
+    pfns: tuple[int | None, ...]
+
+
+# ---- the migrate_vma calls -------------------------------------------------------------------------------------------
+
+
+@frozen
+class SetupCalled(Event):
+    """migrate_vma_setup with the arguments as the caller gave them; `nsrc` and `ndst` are the lengths of the arrays."""
+
+    call: int
+    mm: int | None
+    start: int
+    end: int
+    select: Select
+    owner: str | None
+    fault_page: int | None
+    nsrc: int | None
+    ndst: int | None
+
+
+@frozen
+class SetupReturned(Event):
+    call: int
+    result: int
+    start: int
+    end: int
+    cpages: int
+    npages: int
+    src: tuple[int, ...] | None
+
+
+@frozen
+class EntryRefilled(Event):
+    """The driver wrote src[index] after setup, through refill_fault_entry or by itself."""
+
+    call: int
+    index: int
+    entry: int
+
+
+@frozen
+class RangeCalled(Event):
+    """migrate_device_range or migrate_device_pfns with these frame numbers."""
+
+    call: int
+    pfns: tuple[int, ...]
+
+
+@frozen
+class RangeReturned(Event):
+    call: int
+    result: int
+    src: tuple[int, ...]
+
+
+@frozen
+class PagesCalled(Event):
+    """migrate_vma_pages, or migrate_device_pages (`vma` False)."""
+
+    call: int
+    src: tuple[int, ...] | None
+    dst: tuple[int, ...] | None
+    vma: bool
+
+
+@frozen
+class PagesReturned(Event):
+    call: int
+    src: tuple[int, ...] | None
+
+
+@frozen
+class FinalizeCalled(Event):
+    call: int
+    src: tuple[int, ...] | None
+    dst: tuple[int, ...] | None
+    vma: bool
+
+
+@frozen
+class FinalizeReturned(Event):
+    call: int
+
+
+# ---- the device's life, and the end of a broken run ------------------------------------------------------------------
+
+
+@frozen
+class DeviceUnbound(Event):
+    """memunmap_pages begins for the device: its pages' references are no longer to be had."""
+
+    device: str
+
+
+@frozen
+class DeviceGone(Event):
+    """memunmap_pages is done: no page of the device holds a reference to its pgmap."""
+
+    device: str
+
+
+@frozen
+class Oops(Event):
+    """The kernel's own checks stop here (BUG_ON, use of freed memory): what would follow is undefined and is not judged."""
+
+    what: str
+    pfn: int | None = None

@@ -1,0 +1,167 @@
+"""The words that the contract, a core, a driver and a trace share: entry flags, errnos, fault results, page-table entries.
+
+Values are the kernel's own, so that a real trace and a simulated one read alike. Nothing here computes.
+Sources: include/linux/migrate.h, include/linux/mm_types.h, include/linux/mm.h (Linux 6.1.192 and 7.3.4).
+"""
+
+from __future__ import annotations
+
+import enum
+
+from attrs import frozen
+
+MIGRATE_PFN_VALID = 1 << 0
+MIGRATE_PFN_MIGRATE = 1 << 1
+MIGRATE_PFN_WRITE = 1 << 3
+MIGRATE_PFN_COMPOUND = 1 << 4
+MIGRATE_PFN_SHIFT = 6
+
+
+def migrate_pfn(pfn: int) -> int:
+    """The entry of a page: its frame number shifted over the flags, and VALID (include/linux/migrate.h:migrate_pfn)."""
+    return (pfn << MIGRATE_PFN_SHIFT) | MIGRATE_PFN_VALID
+
+
+def migrate_pfn_to_pfn(mpfn: int) -> int | None:
+    """The frame number that an entry names, or None where VALID is clear (migrate_pfn_to_page gives NULL)."""
+    return mpfn >> MIGRATE_PFN_SHIFT if mpfn & MIGRATE_PFN_VALID else None
+
+
+class Select(enum.IntFlag):
+    """migrate_vma.flags: which pages a migration takes (enum migrate_vma_direction)."""
+
+    SYSTEM = 1 << 0
+    DEVICE_PRIVATE = 1 << 1
+    DEVICE_COHERENT = 1 << 2
+    COMPOUND = 1 << 3
+
+
+class VmFault(enum.IntFlag):
+    """vm_fault_t, the bits that the device-private path can give."""
+
+    NONE = 0
+    OOM = 0x1
+    SIGBUS = 0x2
+    HWPOISON = 0x10
+    SIGSEGV = 0x40
+    NOPAGE = 0x100
+    RETRY = 0x400
+
+
+class VmFlags(enum.IntFlag):
+    """vm_area_struct.vm_flags, the bits that the contract reads. HUGETLB and DAX stand for the kernel's own predicates."""
+
+    NONE = 0
+    READ = 0x1
+    WRITE = 0x2
+    SHARED = 0x8
+    PFNMAP = 0x400
+    IO = 0x4000
+    DONTEXPAND = 0x40000
+    HUGETLB = 0x400000
+    MIXEDMAP = 0x10000000
+    UFFD_MISSING = 0x200
+    DAX = 1 << 40
+
+
+VM_SPECIAL = VmFlags.IO | VmFlags.DONTEXPAND | VmFlags.PFNMAP | VmFlags.MIXEDMAP
+
+
+class Errno(enum.IntEnum):
+    """Kernel errnos are data here, and positive; calls return them negated."""
+
+    EPERM = 1
+    ENOENT = 2
+    EINTR = 4
+    EAGAIN = 11
+    ENOMEM = 12
+    EFAULT = 14
+    EBUSY = 16
+    EINVAL = 22
+
+
+class Memory(enum.Enum):
+    """What a page frame is: ordinary memory or one of the zone-device kinds (enum memory_type)."""
+
+    SYSTEM = "system"
+    DEVICE_PRIVATE = "device-private"
+    DEVICE_COHERENT = "device-coherent"
+
+
+class PteKind(enum.Enum):
+    """What a page-table entry holds."""
+
+    NONE = "none"
+    PRESENT = "present"
+    ZERO = "zero"
+    MIGRATION = "migration"
+    DEVICE_PRIVATE = "device-private"
+
+
+@frozen
+class Pte:
+    """One page-table entry. A bit that the entry's kind cannot carry is False.
+
+    `write` is the present entry's permission, or writable for a migration or device-private entry; `exclusive` is the
+    readable-exclusive migration entry (include/linux/swapops.h), and False elsewhere: a present page's exclusivity is the
+    page's own flag. `young` and `dirty` are carried by present and migration entries only.
+    """
+
+    kind: PteKind = PteKind.NONE
+    pfn: int | None = None
+    write: bool = False
+    exclusive: bool = False
+    young: bool = False
+    dirty: bool = False
+    soft_dirty: bool = False
+    uffd_wp: bool = False
+
+
+PTE_NONE = Pte()
+
+
+class LockMode(enum.Enum):
+    """How a lock other than a page lock is held."""
+
+    SPIN = "spin"
+    SLEEP = "sleep"
+    READ = "read"
+    WRITE = "write"
+
+
+class Lru(enum.Enum):
+    """Where a system folio is with respect to the LRU: nowhere, in a CPU's batch, on a list, or isolated by a migration."""
+
+    OFF = "off"
+    BATCHED = "batched"
+    ON = "on"
+    ISOLATED = "isolated"
+
+
+class NotifyReason(enum.Enum):
+    """enum mmu_notifier_event, the ones that the contract meets."""
+
+    UNMAP = "unmap"
+    CLEAR = "clear"
+    PROTECTION = "protection"
+    MIGRATE = "migrate"
+    RELEASE = "release"
+    EXCLUSIVE = "exclusive"
+
+
+class Point(enum.Enum):
+    """Where a task may lose its CPU under voluntary preemption."""
+
+    COND_RESCHED = "cond_resched"
+    MIGHT_SLEEP = "might_sleep"
+    USER = "return to user space"
+
+
+class Capability(enum.Enum):
+    """What a generation offers; a clause that requires one which the subject lacks is not applicable, never passed."""
+
+    FAULT_PAGE = "fault_page argument of struct migrate_vma"
+    FAULT_LOCK = "the fault handler holds the fault page's lock and the library leaves it locked"
+    REFILL = "the fault handler hands over its page, with a migration entry installed"
+    COMPOUND = "device-private folios larger than a page"
+    COHERENT = "device-coherent memory"
