@@ -1,0 +1,215 @@
+"""One execution of a system, step by step, on live coroutines: what sampling, replay and property-based testing use.
+
+The semantics is that of `space.py` and shares its rules (`scheduling.py`); a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Hashable
+from typing import Any
+
+from attrs import define, field
+from migrate_vma_spec.events import Chose, Event, Oops, Step
+
+from migrate_vma_impl.machine.automaton import NOTE_LIMIT, Ended, depth_change, abandon, drive
+from migrate_vma_impl.machine.local_state import Canon, local_state_key
+from migrate_vma_impl.machine.scheduling import Operation, resolve, yields_cpu
+from migrate_vma_impl.machine.space import PROLOGUE_LIMIT, PrologueError
+from migrate_vma_impl.machine.system import Preemption, System, Task
+from migrate_vma_impl.machine.traps import Kind, Outcome, Trap
+
+
+@define(eq=False)
+class _Live:
+    """A task of the run: its coroutine, what it asks for, and how far it has come."""
+
+    task: Task
+    coroutine: Coroutine[Any, Any, None]
+    operation: Operation | None = None
+    ended: Ended | None = None
+    depth: int = 0
+    count: int = 0
+    started: bool = False
+    asked: dict[str, int] = field(factory=dict)
+
+    @property
+    def trap(self) -> Trap | None:
+        return None if self.operation is None else self.operation.trap
+
+
+class Run:
+    """A system under way. Tasks are numbered as in `Space.tasks`: the prologue is 0 and has run when the object exists."""
+
+    def __init__(self, system: System, preemption: Preemption, *, stacks: bool = False) -> None:
+        self.preemption = preemption
+        self.trace: list[Step] = []
+        self.stacks: list[tuple[str, ...]] | None = [] if stacks else None
+        self.stopped = False
+        self._values = list(system.slots.values())
+        self._index = {key: number for number, key in enumerate(system.slots)}
+        daemons = [task for task in system.tasks if task.daemon]
+        order = [system.prologue, *daemons, *(task for task in system.tasks if not task.daemon)]
+        self.tasks = [_Live(task, task.function(*task.values)) for task in order]
+        self._current: dict[int, int] = {}
+        self._run_prologue()
+        self.prologue_length = len(self.trace)
+        self._current.clear()
+        for live in self.tasks:
+            live.count = 0
+
+    def value(self, key: Hashable) -> Any:
+        return self._values[self._index[key]]
+
+    @property
+    def finished(self) -> bool:
+        return all(live.ended is not None for live in self.tasks[1:] if not live.task.daemon)
+
+    # ---- what can run ------------------------------------------------------------------------------------------------
+
+    def _outcome(self, live: _Live) -> Outcome:
+        operation = live.operation
+        assert operation is not None  # noqa: S101  (callers ask only tasks that have a trap)
+        return operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
+
+    def _can_complete(self, live: _Live) -> bool:
+        if live.ended is not None:
+            return False
+        if live.operation is None or live.operation.trap.kind is Kind.CHOICE:
+            return True
+        return self._outcome(live) is not None
+
+    def can_run(self, number: int) -> bool:
+        """Whether the task can make its next step now."""
+        live = self.tasks[number]
+        if self.stopped or not self._can_complete(live):
+            return False
+        current = self._current.get(live.task.cpu)
+        if current is None or current == number:
+            return True
+        other = self.tasks[current]
+        if other.ended is not None or other.trap is None:
+            return True
+        return yields_cpu(other.trap, other.depth, not self._can_complete(other), self.preemption)
+
+    def runnable(self) -> list[int]:
+        return [number for number in range(1, len(self.tasks)) if self.can_run(number)]
+
+    # ---- stepping ----------------------------------------------------------------------------------------------------
+
+    def question(self, number: int) -> tuple[str, int, int] | None:
+        """The data choice that the task asks next: (what, how often it asked before, how many answers), or None."""
+        live = self.tasks[number]
+        if live.operation is None or live.operation.trap.kind is not Kind.CHOICE:
+            return None
+        what = live.operation.args[0]
+        return what, live.asked.get(what, 0), live.operation.trap.answers
+
+    def step(self, number: int, answer: int = 0) -> list[Step]:
+        """Make the next step of a task that can run; `answer` is for data choices."""
+        live = self.tasks[number]
+        events: list[Event] = []
+        reply: Any = None
+        if live.operation is not None:
+            reply, event = self._perform(live, answer)
+            events.append(event)
+            live.depth += depth_change(live.operation.trap, reply)
+        self._current[live.task.cpu] = number
+        live.count += 1
+        stack = self._stack(live)
+        if events and isinstance(events[0], Oops):
+            self.stopped = True
+        else:
+            self._advance(live, reply, events)
+        said = [Step(live.task.name, live.task.cpu, event) for event in events]
+        self.trace.extend(said)
+        if self.stacks is not None:
+            self.stacks.extend([stack] * len(said))
+        return said
+
+    def _perform(self, live: _Live, answer: int) -> tuple[Any, Event]:
+        operation = live.operation
+        assert operation is not None  # noqa: S101
+        if operation.trap.kind is Kind.CHOICE:
+            what = operation.args[0]
+            live.asked[what] = live.asked.get(what, 0) + 1
+            return answer, Chose(what, answer)
+        outcome = self._outcome(live)
+        assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101
+        for slot, value in zip(operation.slots, outcome[0], strict=True):
+            self._values[slot] = value
+        return outcome[1], outcome[2]
+
+    def _advance(self, live: _Live, reply: Any, events: list[Event]) -> None:
+        """Give the task its answer and take its notes, up to its next trap or its end."""
+        live.started = True
+        asked = drive(live.coroutine, reply)
+        notes = 0
+        while isinstance(asked, Trap) and asked.kind is Kind.NOTE:
+            events.append(asked.args[0])
+            notes += 1
+            if notes > NOTE_LIMIT:
+                asked = Ended("the task loops without any visible step")
+                break
+            asked = drive(live.coroutine, None)
+        if isinstance(asked, Ended):
+            live.ended, live.operation = asked, None
+        else:
+            live.operation = resolve(asked, live.task, self._index)
+
+    def _stack(self, live: _Live) -> tuple[str, ...]:
+        """The kernel functions that the task is in, outermost first."""
+        if self.stacks is None:
+            return ()
+        names: list[str] = []
+        inner: Any = live.coroutine
+        while inner is not None and hasattr(inner, "cr_code"):
+            names.append(inner.cr_code.co_name)
+            inner = inner.cr_await
+        return tuple(names)
+
+    def state_key(self) -> Hashable:
+        """The whole state by value: equal keys, equal futures. Slow; for recurrence checks of a lasso.
+
+        Raises:
+            NotMergeable: a task holds something without a canonical form.
+        """
+        tasks = tuple(
+            ("ended", live.ended)
+            if live.ended is not None
+            else ("new",)
+            if live.operation is None
+            else (live.depth, local_state_key(live.coroutine, live.operation.trap))
+            for live in self.tasks
+        )
+        shared = {cpu: task for cpu, task in self._current.items() if self._shares(cpu)}
+        return Canon().value(tuple(self._values)), tasks, tuple(sorted(shared.items()))
+
+    def _shares(self, cpu: int) -> bool:
+        return sum(live.task.cpu == cpu for live in self.tasks[1:]) > 1
+
+    def close(self) -> None:
+        """Abandon what has not ended."""
+        for live in self.tasks:
+            if live.ended is None:
+                abandon(live.coroutine) if live.started else live.coroutine.close()
+
+    # ---- the prologue ------------------------------------------------------------------------------------------------
+
+    def _run_prologue(self) -> None:
+        daemons = [number for number, live in enumerate(self.tasks) if live.task.daemon]
+        for _ in range(PROLOGUE_LIMIT):
+            able = next((number for number in (0, *daemons) if self._can_complete(self.tasks[number])), None)
+            if able is None or self.stopped:
+                break
+            self.step(able)
+        ended = self.tasks[0].ended
+        if ended is None or ended.error is not None:
+            raise PrologueError(self._prologue_trouble(ended))
+
+    def _prologue_trouble(self, ended: Ended | None) -> str:
+        if ended is not None:
+            return f"the prologue ended with {ended.error}"
+        if self.stopped:
+            return f"the prologue stopped the kernel: {self.trace[-1].event}"
+        trap = self.tasks[0].trap
+        return f"the prologue waits for ever at {trap.effect.__qualname__ if trap else 'its start'}"

@@ -1,0 +1,64 @@
+"""Which tasks a scheduler may pick, and what a trap means in one task: shared by the direct run and the state space.
+
+A task may run when its trap can complete and its CPU lets it: the CPU is its own already, or the task that has it sleeps, has
+ended, or stands where the preemption model lets another in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+from migrate_vma_spec.vocabulary import Point
+
+from migrate_vma_impl.machine.automaton import ModelError
+from migrate_vma_impl.machine.system import Preemption, Task
+from migrate_vma_impl.machine.traps import ME, Effect, Key, Kind, Outcome, ThisCpu, Trap
+
+_POINTS = {
+    Preemption.FULL: frozenset(Point),
+    Preemption.VOLUNTARY: frozenset(Point),
+    Preemption.NONE: frozenset({Point.COND_RESCHED, Point.USER}),
+}
+
+
+def yields_cpu(trap: Trap, depth: int, waiting: bool, model: Preemption) -> bool:
+    """Whether a task at `trap`, holding `depth` spinlocks, lets another task of its CPU run. `waiting`: its trap cannot complete."""
+    if waiting and trap.kind is Kind.SLEEP:
+        return True
+    if depth:
+        return False
+    if trap.kind is Kind.POINT and trap.point in _POINTS[model]:
+        return True
+    return model is Preemption.FULL and not (waiting and trap.kind is Kind.SPIN_LOCK)
+
+
+@frozen(eq=False)
+class Operation:
+    """A trap as one task means it: slots by index, arguments with the task's own name filled in."""
+
+    trap: Trap
+    effect: Effect
+    slots: tuple[int, ...]
+    args: tuple[Any, ...]
+
+    def outcome(self, values: tuple[Any, ...]) -> Outcome:
+        """Evaluate the effect. Raises ModelError where it returns nonsense."""
+        result = self.effect(*values, *self.args)
+        if result is not None and (not isinstance(result, tuple) or len(result) != 3 or len(result[0]) != len(self.slots)):
+            raise ModelError(
+                f"the effect {self.effect.__qualname__} returned {result!r}; "
+                f"expected None or (a tuple of {len(self.slots)} new values, an answer, an event)"
+            )
+        return result
+
+
+def resolve(trap: Trap, task: Task, index: Mapping[Key, int]) -> Operation:
+    """Raises ModelError when the trap names a slot that does not exist."""
+    keys = tuple(key.make(task.cpu) if isinstance(key, ThisCpu) else key for key in trap.keys)
+    missing = [key for key in keys if key not in index]
+    if missing:
+        raise ModelError(f"task {task.name} touched {missing[0]!r}, which is no slot of this system")
+    args = tuple(task.name if arg is ME else arg for arg in trap.args)
+    return Operation(trap, trap.effect, tuple(index[key] for key in keys), args)
