@@ -68,7 +68,7 @@ def system(*functions, cpus: tuple[int, ...] | None = None, **cells: Any) -> Sys
     slots = {A: 0, B: 0, C: 0, LOCK: False} | {Cell(name): value for name, value in cells.items()}
     where = cpus or tuple(range(len(functions)))
     tasks = tuple(Task(f"t{number + 1}", where[number], function) for number, function in enumerate(functions))
-    return System(slots, Task("init", 0, nothing), tasks, max(where, default=0) + 1)
+    return System(slots, Task("init", 0, nothing), tasks, max(where, default=0) + 1, fallible=True)
 
 
 def typed(value: Any) -> Any:

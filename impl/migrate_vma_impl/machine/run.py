@@ -42,6 +42,7 @@ class Run:
 
     def __init__(self, system: System, preemption: Preemption, *, stacks: bool = False) -> None:
         self.preemption = preemption
+        self.fallible = system.fallible
         self.trace: list[Step] = []
         self.stacks: list[tuple[str, ...]] | None = [] if stacks else None
         self.stopped = False
@@ -102,7 +103,7 @@ class Run:
         if live.operation is None or live.operation.trap.kind is not Kind.CHOICE:
             return None
         what = live.operation.args[0]
-        return what, live.asked.get(what, 0), live.operation.trap.answers
+        return what, live.asked.get(what, 0), live.operation.trap.answers if self.fallible else 1
 
     def step(self, number: int, answer: int = 0) -> list[Step]:
         """Make the next step of a task that can run; `answer` is for data choices."""

@@ -44,8 +44,11 @@ class Operation:
     args: tuple[Any, ...]
 
     def outcome(self, values: tuple[Any, ...]) -> Outcome:
-        """Evaluate the effect. Raises ModelError where it returns nonsense."""
-        result = self.effect(*values, *self.args)
+        """Evaluate the effect. Raises ModelError where it raises or returns nonsense."""
+        try:
+            result = self.effect(*values, *self.args)
+        except Exception as error:
+            raise ModelError(f"the effect {self.effect.__qualname__} raised {type(error).__name__}: {error}") from error
         if result is not None and (not isinstance(result, tuple) or len(result) != 3 or len(result[0]) != len(self.slots)):
             raise ModelError(
                 f"the effect {self.effect.__qualname__} returned {result!r}; "

@@ -167,7 +167,7 @@ class Space:
                 self._transition(
                     task, (), (Chose(what, answer),), self.automata[task].next(node, answer), (what, answer)
                 )
-                for answer in range(operation.trap.answers)
+                for answer in range(operation.trap.answers if self.system.fallible else 1)
             )
         outcome = operation.outcome(values)
         if outcome is None:

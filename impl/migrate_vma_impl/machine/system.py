@@ -39,9 +39,13 @@ class Task:
 
 @frozen
 class System:
-    """The machine's whole content. `prologue` runs alone, with the daemons, before the tasks start: it builds the first state."""
+    """The machine's whole content. `prologue` runs alone, with the daemons, before the tasks start: it builds the first state.
+
+    `fallible` says whether data choices have other answers than their default; without it every allocation succeeds.
+    """
 
     slots: Mapping[Key, Any] = field(hash=False)
     prologue: Task
     tasks: tuple[Task, ...]
     cpus: int
+    fallible: bool = False
