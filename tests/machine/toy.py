@@ -9,8 +9,7 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.space import Space, State
 from migrate_vma_impl.machine.system import Preemption, System, Task
-from migrate_vma_spec.events import Chose, LockTaken, OperationBegan
-from migrate_vma_spec.vocabulary import LockMode
+from migrate_vma_spec.events import Chose, DrainEnded
 
 
 @frozen
@@ -24,19 +23,19 @@ A, B, C, LOCK = Cell("a"), Cell("b"), Cell("c"), Cell("lock")
 
 
 def _read(value):
-    return (value,), value, OperationBegan("read")
+    return (value,), value, DrainEnded()
 
 
 def _write(_, new):
-    return (new,), None, OperationBegan("write")
+    return (new,), None, DrainEnded()
 
 
 def _add(value, more):
-    return (value + more,), None, OperationBegan("add")
+    return (value + more,), None, DrainEnded()
 
 
 def _take(held):
-    return None if held else ((True,), True, LockTaken("lock", LockMode.SLEEP))
+    return None if held else ((True,), True, DrainEnded())
 
 
 async def read(cell: Cell) -> Any:
@@ -98,8 +97,10 @@ def ends_of_space(toy: System, preemption: Preemption = Preemption.FULL) -> tupl
     return ends, len(seen)
 
 
-def ends_of_brute_force(toy: System, preemption: Preemption = Preemption.FULL, limit: int = 200_000) -> Ends:
-    """The same by running every schedule from the start."""
+def ends_of_brute_force(
+    toy: System, preemption: Preemption = Preemption.FULL, limit: int = 200_000, complete: list[Any] | None = None
+) -> Ends:
+    """The same by running every schedule from the start; `complete` collects the schedules that came to an end."""
     ends: Ends = set()
     work: list[tuple[tuple[int, int], ...]] = [()]
     runs = 0
@@ -115,6 +116,8 @@ def ends_of_brute_force(toy: System, preemption: Preemption = Preemption.FULL, l
             question = run.question(task)
             work.extend((*path, (task, answer)) for answer in range(question[2] if question else 1))
         if not able:
+            if complete is not None:
+                complete.append(path)
             errors = tuple(str(live.ended) for live in run.tasks[1:])
             cells = tuple(typed(run.value(key)) for key in toy.slots)
             ends.add(("ended" if run.finished else "stuck", (cells, errors)))

@@ -1,0 +1,131 @@
+"""The reachable states of a system with the contract beside it, breadth first: the ground on which verdicts stand.
+
+Breadth first, so the first path to a broken clause is a shortest one. `complete` is True only if nothing was cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from attrs import define, field, frozen
+from migrate_vma_impl.machine.space import Space, State, Transition
+
+from migrate_vma_conformance.explore.product import Broken, Product
+
+Progress = Callable[[int, int], None]
+"""Called now and then with (states expanded, states found)."""
+
+_EVERY = 4096
+
+
+@frozen(eq=False)
+class Break:
+    """A broken clause: at which state which transition broke it; `move` is None for what the end of an execution broke."""
+
+    one: Broken
+    state: int
+    move: Transition | None
+
+
+@define(eq=False)
+class Graph:
+    """States by number; 0 is the first. `out[n]` is None for a state that was found but not expanded."""
+
+    space: Space
+    product: Product
+    states: list[State] = field(factory=list)
+    contracts: list[int] = field(factory=list)
+    parents: list[int] = field(factory=list)
+    arrived: list[Transition | None] = field(factory=list)
+    out: list[list[tuple[Transition, int]] | None] = field(factory=list)
+    breaks: dict[str, Break] = field(factory=dict)
+    errors: dict[str, int] = field(factory=dict)
+    deadlocks: list[int] = field(factory=list)
+    complete: bool = True
+    cut: str = ""
+
+    def path(self, state: int) -> list[Transition]:
+        """The transitions from the first state to this one."""
+        moves: list[Transition] = []
+        while state:
+            move = self.arrived[state]
+            assert move is not None  # noqa: S101  (only state 0 has none)
+            moves.append(move)
+            state = self.parents[state]
+        return moves[::-1]
+
+    def add_break(self, one: Broken, state: int, move: Transition | None) -> None:
+        """Keep the first break of each clause."""
+        self.breaks.setdefault(one.clause, Break(one, state, move))
+
+
+def explore(
+    space: Space, product: Product, *, max_states: int | None = None, deadline: float | None = None, progress: Progress | None = None
+) -> Graph:
+    """Expand everything, or as much as the limits allow (`deadline` in the seconds of time.monotonic)."""
+    graph = Graph(space, product)
+    contract, broken = product.follow(product.first, space.steps)
+    for one in broken:
+        graph.add_break(one, 0, None)
+    numbers: dict[tuple[int, ...], int] = {}
+    _add(graph, numbers, space.first, contract, 0, None)
+    number = 0
+    while number < len(graph.states):
+        if number % _EVERY == 0:
+            if progress is not None:
+                progress(number, len(graph.states))
+            if deadline is not None and time.monotonic() > deadline:
+                graph.cut = "time limit"
+                break
+        if max_states is not None and number >= max_states:
+            graph.cut = f"limit of {max_states} states"
+            break
+        _expand(graph, numbers, number)
+        number += 1
+    graph.complete = not graph.cut
+    return graph
+
+
+def _add(
+    graph: Graph, numbers: dict[tuple[int, ...], int], state: State, contract: int, parent: int, move: Transition | None
+) -> int:
+    key = (*state, contract)
+    number = numbers.get(key)
+    if number is None:
+        number = numbers[key] = len(graph.states)
+        graph.states.append(state)
+        graph.contracts.append(contract)
+        graph.parents.append(parent)
+        graph.arrived.append(move)
+        graph.out.append(None)
+    return number
+
+
+def _expand(graph: Graph, numbers: dict[tuple[int, ...], int], number: int) -> None:
+    state, contract = graph.states[number], graph.contracts[number]
+    out: list[tuple[Transition, int]] = []
+    for move, target in graph.space.successors(state):
+        after, broken = graph.product.after(contract, move)
+        for one in broken:
+            graph.add_break(one, number, move)
+        out.append((move, _add(graph, numbers, target, after, number, move)))
+    graph.out[number] = out
+    if not out:
+        _end(graph, number, state)
+
+
+def _end(graph: Graph, number: int, state: State) -> None:
+    """An execution ends here: stopped, finished, stuck, or with a task that raised."""
+    space = graph.space
+    if space.stopped(state):
+        return
+    errors = [space.node(state, task).ended for task in range(1, len(space.tasks))]
+    raised = next((ended.error for ended in errors if ended is not None and ended.error is not None), None)
+    if raised is not None:
+        graph.errors.setdefault(raised, number)
+    elif space.finished(state):
+        for one in graph.product.at_end(graph.contracts[number]):
+            graph.add_break(one, number, None)
+    else:
+        graph.deadlocks.append(number)

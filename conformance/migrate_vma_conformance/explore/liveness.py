@@ -1,0 +1,281 @@
+"""Progress, decided on the cycles of a state graph.
+
+A cycle is fair if (F1) every CPU with a runnable task steps in it; (F2) every task that is runnable in some state of it steps in it
+(strong fairness), or in every state of it (weak); (F3) every data choice asked in it is answered with its default at least once;
+(F4) no operation begins in it. What a fair cycle means:
+
+- starvation: some task of a CPU could make its step, and the CPU never comes to a point where it would be let in;
+- livelock: otherwise; operations are open throughout and none completes;
+- endless retry: the cycle is fair but for F3: memory stays short for ever, and the operation neither fails nor gives way.
+
+Every state of a fair cycle was expanded, so a cycle found in a graph that was cut short is a real one; that there is none is known
+only of a complete graph.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from attrs import frozen
+from migrate_vma_impl.machine.space import Transition
+from migrate_vma_spec.registry import Progress
+
+from migrate_vma_conformance.explore.graph import Graph
+from migrate_vma_conformance.options import Fairness
+
+
+@frozen(eq=False)
+class Lasso:
+    """A fair cycle and the way to it. `states[i]` is the state before `cycle[i]`."""
+
+    kind: Progress
+    fairness: Fairness
+    stem: tuple[Transition, ...]
+    cycle: tuple[Transition, ...]
+    states: tuple[int, ...]
+
+
+def lassos(graph: Graph, fairness: Fairness) -> list[Lasso]:
+    """One witness for each kind of broken progress, in the order of Progress."""
+    found: dict[Progress, Lasso] = {}
+    whole = Region(graph)
+    for part in fair_components(whole, fairness):
+        kind = Progress.STARVATION if starved_tasks(whole, part) else Progress.LIVELOCK
+        if kind not in found and _is_open(graph, part):
+            found[kind] = witness(whole, part, fairness, kind)
+    for choice in sorted({move.choice for out in graph.out for move, _ in out or () if move.choice is not None}):
+        short = Region(graph, choice)
+        parts = (part for part in fair_components(short, fairness) if short.asks(part) and _is_open(graph, part))
+        for part in parts:
+            found.setdefault(Progress.ENDLESS_RETRY, witness(short, part, fairness, Progress.ENDLESS_RETRY))
+    return [found[kind] for kind in Progress if kind in found]
+
+
+@frozen(eq=False)
+class Region:
+    """The graph, or the graph in which the data choice `refused` is never answered with its default (and F3 is not asked of it)."""
+
+    graph: Graph
+    refused: str | None = None
+
+    def inner(self, part: frozenset[int], state: int) -> list[tuple[Transition, int]]:
+        """The steps that stay in `part`, begin no operation (F4), and do not answer what is refused."""
+        return [
+            (move, target)
+            for move, target in self.graph.out[state] or ()
+            if target in part and not move.begins and not (move.choice is not None and move.choice == self.refused and not move.answer)
+        ]
+
+    def asks(self, part: frozenset[int]) -> bool:
+        """Whether the refused choice is asked on some cycle of `part`."""
+        return any(move.choice == self.refused for state in part for move, _ in self.inner(part, state))
+
+
+def _is_open(graph: Graph, part: frozenset[int]) -> bool:
+    """Some task that is no daemon has an operation under way."""
+    state = graph.states[min(part)]
+    space = graph.space
+    return any(not task.daemon and space.node(state, number).ended is None for number, task in enumerate(space.tasks) if number)
+
+
+def fair_components(region: Region, fairness: Fairness) -> list[frozenset[int]]:
+    """Maximal strongly connected sets of states that a fair cycle can run through.
+
+    Strong fairness and F3 are pairs (states that ask, steps that serve): a set that asks without serving is searched again
+    without the states that ask (Emerson and Lei's refinement of Streett conditions).
+    """
+    work = [frozenset(number for number, out in enumerate(region.graph.out) if out)]
+    found: list[frozenset[int]] = []
+    while work:
+        inside = work.pop()
+        for part in components(inside, lambda state, inside=inside: (t for _, t in region.inner(inside, state))):
+            drop = _unserved(region, part, fairness)
+            if drop is None:
+                continue
+            if not drop:
+                found.append(part)
+            elif part - drop:
+                work.append(part - drop)
+    return sorted(found, key=min)
+
+
+def _unserved(region: Region, part: frozenset[int], fairness: Fairness) -> frozenset[int] | None:
+    """The states that no fair cycle in `part` can pass; None when `part` has no cycle, or none that is fair."""
+    graph, space = region.graph, region.graph.space
+    inner = [move for state in part for move, _ in region.inner(part, state)]
+    if not inner:
+        return None
+    taken = {move.task for move in inner}
+    cpus = {space.tasks[task].cpu for task in taken}
+    drop: set[int] = set()
+    for served, asks in (
+        *((task in taken, _asks_task(task)) for task in range(1, len(space.tasks))),
+        *((cpu in cpus, _asks_cpu(graph, cpu)) for cpu in range(space.system.cpus)),
+    ):
+        if served:
+            continue
+        asking = {state for state in part if asks(graph.out[state] or [])}
+        if fairness is Fairness.STRONG:
+            drop |= asking
+        elif len(asking) == len(part):
+            return None
+    return frozenset(drop | _asked_in_vain(region, part, inner))
+
+
+def _asked_in_vain(region: Region, part: frozenset[int], inner: list[Transition]) -> set[int]:
+    """F3: the states that ask for data whose default answer leads out of `part`."""
+    answered = {(move.task, move.choice) for move in inner if move.choice is not None and move.answer == 0}
+    return {
+        state
+        for state in part
+        for move, _ in region.graph.out[state] or ()
+        if move.choice is not None and move.choice != region.refused and (move.task, move.choice) not in answered
+    }
+
+
+Asks = Callable[[list[tuple[Transition, int]]], bool]
+
+
+def _asks_task(task: int) -> Asks:
+    return lambda out: any(move.task == task for move, _ in out)
+
+
+def _asks_cpu(graph: Graph, cpu: int) -> Asks:
+    tasks = graph.space.tasks
+    return lambda out: any(tasks[move.task].cpu == cpu for move, _ in out)
+
+
+def components(nodes: frozenset[int], following: Callable[[int], Iterable[int]]) -> Iterable[frozenset[int]]:
+    """Strongly connected components (Tarjan 1972, without recursion)."""
+    order: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    for root in nodes:
+        if root in order:
+            continue
+        order[root] = low[root] = len(order)
+        stack.append(root)
+        on_stack.add(root)
+        work = [(root, iter(following(root)))]
+        while work:
+            node, targets = work[-1]
+            for target in targets:
+                if target not in order:
+                    order[target] = low[target] = len(order)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(following(target))))
+                    break
+                if target in on_stack:
+                    low[node] = min(low[node], order[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == order[node]:
+                    part: set[int] = set()
+                    while node not in part:
+                        top = stack.pop()
+                        on_stack.discard(top)
+                        part.add(top)
+                    yield frozenset(part)
+
+
+def starved_tasks(region: Region, part: frozenset[int]) -> list[int]:
+    """Tasks whose trap could complete somewhere in `part`, but whose CPU never lets them in while another task uses it."""
+    graph, space = region.graph, region.graph.space
+    stepping = {move.task for state in part for move, _ in region.inner(part, state)}
+    busy = {space.tasks[task].cpu for task in stepping}
+    return [
+        task
+        for task in range(1, len(space.tasks))
+        if task not in stepping
+        and space.tasks[task].cpu in busy
+        and any(space.moves(graph.states[state], task) for state in part)
+    ]
+
+
+def witness(region: Region, part: frozenset[int], fairness: Fairness, kind: Progress) -> Lasso:
+    """A fair cycle through `part`, short but not promised to be the shortest, from its state nearest to the first one."""
+    start = min(part)
+    wanted = _obligations(region, part, fairness)
+    state = start
+    moves: list[Transition] = []
+    states: list[int] = []
+    while True:
+        done: Callable[[int, Transition | None], bool]
+        if wanted:
+            done = lambda at, move: any(want(at, move) for want in wanted)  # noqa: E731
+        elif not moves or state != start:
+            done = lambda at, _: at == start  # noqa: E731
+        else:
+            break
+        for before, move, after in _walk(region, part, state, done):
+            moves.append(move)
+            states.append(before)
+            wanted = [want for want in wanted if not want(before, move) and not want(after, None)]
+            state = after
+    return Lasso(kind, fairness, tuple(region.graph.path(start)), tuple(moves), tuple(states))
+
+
+Want = Callable[[int, Transition | None], bool]
+
+
+def _obligations(region: Region, part: frozenset[int], fairness: Fairness) -> list[Want]:
+    """What a cycle must pass to be fair: a step of each task that can step, a state where the others cannot, default answers."""
+    wanted: list[Want] = []
+    graph = region.graph
+    moves = [move for state in part for move, _ in region.inner(part, state)]
+    taken = {move.task for move in moves}
+    for task in range(1, len(graph.space.tasks)):
+        if task in taken:
+            wanted.append(lambda _, move, task=task: move is not None and move.task == task)
+        elif fairness is Fairness.WEAK:
+            wanted.append(lambda at, _, task=task: all(move.task != task for move, _ in graph.out[at] or ()))
+    for asked in sorted({(move.task, move.choice) for move in moves if move.choice is not None and move.answer == 0}):
+        wanted.append(lambda _, move, asked=asked: move is not None and (move.task, move.choice) == asked and move.answer == 0)
+    if region.refused is not None:
+        wanted.append(lambda _, move: move is not None and move.choice == region.refused)
+    return wanted
+
+
+def _walk(
+    region: Region, part: frozenset[int], start: int, done: Callable[[int, Transition | None], bool]
+) -> list[tuple[int, Transition, int]]:
+    """A shortest walk of at least one step in `part` from `start` whose last step satisfies `done`."""
+    came: dict[int, tuple[int, Transition]] = {}
+    work = deque([start])
+    while work:
+        state = work.popleft()
+        for move, target in region.inner(part, state):
+            if done(target, None) or done(state, move):
+                steps = [(state, move, target)]
+                while state != start:
+                    before, arrived = came[state]
+                    steps.append((before, arrived, state))
+                    state = before
+                return steps[::-1]
+            if target not in came and target != start:
+                came[target] = (state, move)
+                work.append(target)
+    raise AssertionError("a strongly connected set has a way from each state to each other")
+
+
+def is_fair_cycle(graph: Graph, lasso: Lasso) -> bool:
+    """The definition, word for word, on one cycle: what a found witness is checked by."""
+    space = graph.space
+    stepping = {move.task for move in lasso.cycle}
+    for runnable, steps in (
+        *((_asks_task(task), task in stepping) for task in range(1, len(space.tasks))),
+        *((_asks_cpu(graph, cpu), any(space.tasks[t].cpu == cpu for t in stepping)) for cpu in range(space.system.cpus)),
+    ):
+        able = [runnable(graph.out[state] or []) for state in lasso.states]
+        if not steps and (any(able) if lasso.fairness is Fairness.STRONG else all(able)):
+            return False
+    asked = {(move.task, move.choice) for move in lasso.cycle if move.choice is not None}
+    answered = {(move.task, move.choice) for move in lasso.cycle if move.choice is not None and move.answer == 0}
+    if lasso.kind is not Progress.ENDLESS_RETRY and asked != answered:
+        return False
+    return not any(move.begins for move in lasso.cycle)

@@ -1,0 +1,392 @@
+"""The scenarios that a driver is judged in: an address space, a device, and the tasks that race on it.
+
+Rules:
+- A scenario asks for nothing but the public operations of a driver and the system calls of the simulated kernel.
+- The prologue builds the first state alone and is not searched; the actors are.
+- An exhausted scenario is a bound that a verdict states: so many tasks, these operations, one page.
+- `progress` names the progress clauses that the scenario is meant for: a cycle is judged in every scenario, but that there is none
+  counts as evidence only where the clause could have been broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import evolve, field, frozen
+from migrate_vma_impl.driver import Driver, Load
+from migrate_vma_impl.generations import Generation
+from migrate_vma_impl.kernel import Config, Kernel
+from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.system import Preemption, System, Task
+from migrate_vma_impl.mm import syscalls
+from migrate_vma_impl.mm.mm_types import Folio, MigrateVma, Mm
+from migrate_vma_impl.workqueue import kworker
+from migrate_vma_spec.events import OperationBegan, OperationEnded
+from migrate_vma_spec.vocabulary import Capability, Select, VmFlags
+
+MakeCore = Callable[[Generation, Config], Kernel]
+Act = Callable[[Kernel, Driver], Coroutine[Any, Any, None]]
+
+READ_WRITE = VmFlags.READ | VmFlags.WRITE
+PARENT, CHILD = Mm(0), Mm(1)
+
+
+@frozen
+class Actor:
+    """A task of a scenario: a name, the CPU that it is pinned to, and what it does."""
+
+    name: str
+    cpu: int
+    act: Act
+
+
+@frozen
+class Scenario:
+    """`short`: allocations may fail. `workers`: CPUs have their workers. `driver`: a built-in driver that plays instead.
+
+    `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run.
+    """
+
+    name: str
+    sentence: str
+    config: Config
+    prologue: Act
+    actors: tuple[Actor, ...]
+    progress: tuple[str, ...] = ()
+    preemption: tuple[Preemption, ...] = (Preemption.FULL,)
+    short: bool = False
+    workers: bool = False
+    driver: str | None = None
+    loads: frozenset[Load] = frozenset({Load.TO_DEVICE})
+    quick: bool = False
+    judges: frozenset[str] | None = field(default=None)
+
+
+def build(
+    scenario: Scenario, generation: Generation, make_driver: Callable[[Kernel], Driver], make_core: MakeCore = Kernel
+) -> System:
+    """The system that the machine runs. Whatever the factory or the driver raises goes to the caller."""
+    kernel = make_core(generation, scenario.config)
+    driver = make_driver(kernel)
+    kernel.attach(driver)
+    workers = tuple(
+        Task(f"kworker/{cpu}", cpu, kworker, (kernel, cpu), daemon=True) for cpu in range(scenario.config.cpus if scenario.workers else 0)
+    )
+    actors = tuple(Task(actor.name, actor.cpu, _act, (actor.act, kernel, driver)) for actor in scenario.actors)
+    prologue = Task("init", 0, _boot, (scenario.prologue, kernel, driver))
+    return System(kernel.slots(), prologue, (*workers, *actors), scenario.config.cpus, scenario.short)
+
+
+async def _boot(prologue: Act, kernel: Kernel, driver: Driver) -> None:
+    await kernel.boot()
+    await prologue(kernel, driver)
+
+
+async def _act(act: Act, kernel: Kernel, driver: Driver) -> None:
+    await act(kernel, driver)
+
+
+# ---- prologues -------------------------------------------------------------------------------------------------------
+
+
+async def _empty(kernel: Kernel, driver: Driver, pages: int = 1) -> None:
+    await driver.open(PARENT)
+    await syscalls.mmap(kernel, PARENT, 0, pages, READ_WRITE)
+
+
+async def one_system_page(kernel: Kernel, driver: Driver) -> None:
+    """One anonymous page, written by the CPU."""
+    await _empty(kernel, driver)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
+
+
+async def one_device_page(kernel: Kernel, driver: Driver) -> None:
+    """The same page, on the device."""
+    await one_system_page(kernel, driver)
+    await driver.to_device(PARENT, 0, 1)
+
+
+async def one_forked_device_page(kernel: Kernel, driver: Driver) -> None:
+    """The same, then forked: two address spaces map the device page."""
+    await one_device_page(kernel, driver)
+    await syscalls.fork(kernel, PARENT, CHILD)
+
+
+async def three_kinds(kernel: Kernel, driver: Driver) -> None:
+    """A written page, a page that was only read (the zero page), and a hole."""
+    await _empty(kernel, driver, 3)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
+    await syscalls.touch(kernel, PARENT, 1, write=False)
+
+
+async def batched_beside_forked(kernel: Kernel, driver: Driver) -> None:
+    """A device page that a child maps too, and beside it a system page in the LRU batch of CPU 0."""
+    await _empty(kernel, driver, 2)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
+    await driver.to_device(PARENT, 0, 1)
+    await syscalls.fork(kernel, PARENT, CHILD)
+    await driver.open(CHILD)
+    await syscalls.touch(kernel, PARENT, 1, write=True)
+
+
+async def nothing_mapped(kernel: Kernel, driver: Driver) -> None:
+    """An address space without a VMA."""
+    await driver.open(PARENT)
+
+
+# ---- acts ------------------------------------------------------------------------------------------------------------
+
+
+def touch(mm: Mm, addr: int, *, write: bool) -> Act:
+    async def act(kernel: Kernel, driver: Driver) -> None:
+        await syscalls.touch(kernel, mm, addr, write=write)
+
+    return act
+
+
+def to_device(mm: Mm, start: int, end: int) -> Act:
+    async def act(kernel: Kernel, driver: Driver) -> None:
+        await driver.to_device(mm, start, end)
+
+    return act
+
+
+def to_system(mm: Mm, start: int, end: int) -> Act:
+    async def act(kernel: Kernel, driver: Driver) -> None:
+        await driver.to_system(mm, start, end)
+
+    return act
+
+
+def device_access(mm: Mm, addr: int, *, write: bool) -> Act:
+    async def act(kernel: Kernel, driver: Driver) -> None:
+        await (driver.device_write if write else driver.device_read)(mm, addr)
+
+    return act
+
+
+async def evict(kernel: Kernel, driver: Driver) -> None:
+    await driver.evict()
+
+
+async def release(kernel: Kernel, driver: Driver) -> None:
+    await driver.release()
+
+
+async def unmap(kernel: Kernel, driver: Driver) -> None:
+    await syscalls.munmap(kernel, PARENT, 0, 1)
+
+
+async def discard(kernel: Kernel, driver: Driver) -> None:
+    await syscalls.madvise_dontneed(kernel, PARENT, 0, 1)
+
+
+async def fork_and_store(kernel: Kernel, driver: Driver) -> None:
+    await syscalls.fork(kernel, PARENT, CHILD)
+    await syscalls.touch(kernel, CHILD, 0, write=True)
+
+
+async def borrow_device_page(kernel: Kernel, driver: Driver) -> None:
+    """A transient reference to the device page, as compaction takes one."""
+    await syscalls.speculative_reference(kernel, driver.folios[0].pfn)
+
+
+async def pin_and_unpin(kernel: Kernel, driver: Driver) -> None:
+    await syscalls.pin(kernel, PARENT, 0)
+    await syscalls.unpin(kernel, PARENT, 0)
+
+
+async def round_trip(kernel: Kernel, driver: Driver) -> None:
+    """Alone: to the device, the device's access, back by a fault, to the device, a fork, stores on both sides, the end."""
+    await driver.to_device(PARENT, 0, 3)
+    if Load.DEVICE_WRITE in driver.loads:
+        await driver.device_write(PARENT, 0)
+        await driver.device_read(PARENT, 1)
+    await syscalls.touch(kernel, PARENT, 0, write=False)
+    await driver.to_device(PARENT, 0, 3)
+    await syscalls.fork(kernel, PARENT, CHILD)
+    await syscalls.touch(kernel, CHILD, 0, write=True)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
+    await driver.to_system(PARENT, 0, 3)
+    await syscalls.exit(kernel, CHILD)
+    await syscalls.munmap(kernel, PARENT, 0, 3)
+
+
+async def refused_setups(kernel: Kernel, driver: Driver) -> None:
+    """Every argument that migrate_vma_setup refuses, in the order of its checks, with a device page mapped."""
+    await traps.note(OperationBegan("refused setups"))
+    vmas = await kernel.mmap_read_lock(PARENT)
+    vma, fault_page = vmas[0], driver.folios[0]
+    wrong = (
+        MigrateVma(None, 0, 1, [0], [0], driver.owner, Select.SYSTEM),
+        MigrateVma(evolve(vma, flags=vma.flags | VmFlags.PFNMAP), 0, 1, [0], [0], driver.owner, Select.SYSTEM),
+        MigrateVma(evolve(vma, flags=vma.flags | VmFlags.HUGETLB), 0, 1, [0], [0], driver.owner, Select.SYSTEM),
+        MigrateVma(vma, 0, 0, [], [], driver.owner, Select.SYSTEM),
+        MigrateVma(vma, vma.end, vma.end + 1, [0], [0], driver.owner, Select.SYSTEM),
+        MigrateVma(vma, 0, vma.end + 1, [0] * (vma.end + 1), [0] * (vma.end + 1), driver.owner, Select.SYSTEM),
+        MigrateVma(vma, 0, 1, None, [0], driver.owner, Select.SYSTEM),
+        MigrateVma(vma, 0, 1, [0], None, driver.owner, Select.SYSTEM),
+    )
+    for args in wrong:
+        await kernel.migrate_vma_setup(args)
+    if Capability.FAULT_LOCK in kernel.generation.capabilities:
+        for page in (Folio(1), fault_page):
+            await kernel.migrate_vma_setup(MigrateVma(vma, 0, 1, [0], [0], driver.owner, Select.DEVICE_PRIVATE, page))
+    await kernel.mmap_read_unlock(PARENT)
+    await traps.note(OperationEnded("refused setups", 0))
+
+
+# ---- the scenarios ---------------------------------------------------------------------------------------------------
+
+_ONE_PAGE = Config(cpus=2, system_frames=3, addresses=1, mms=1)
+_ONE_PAGE_FORKED = Config(cpus=2, system_frames=4, addresses=1, mms=2)
+_TWO_PAGES_FORKED = Config(cpus=2, system_frames=5, addresses=2, mms=2)
+_THREE_PAGES = Config(cpus=2, system_frames=6, addresses=3, mms=2)
+
+_ALL = (
+    Scenario(
+        "fault2",
+        "Two CPUs fault one device page.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, touch(PARENT, 0, write=False))),
+        progress=("C79", "C82", "C84"),
+        quick=True,
+    ),
+    Scenario(
+        "fault2-forked",
+        "Two CPUs fault one device page that two address spaces map.",
+        _ONE_PAGE_FORKED,
+        one_forked_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, touch(CHILD, 0, write=False))),
+        progress=("C82", "C84"),
+    ),
+    Scenario(
+        "fault-short",
+        "A CPU faults a device page while memory is short.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)),),
+        progress=("C79",),
+        short=True,
+        quick=True,
+    ),
+    Scenario(
+        "fault-evict",
+        "A CPU faults a device page that the driver evicts.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, evict)),
+        progress=("C82",),
+        loads=frozenset({Load.EVICT}),
+    ),
+    Scenario(
+        "fault-munmap",
+        "A CPU faults a device page that another unmaps.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, unmap)),
+        progress=("C82",),
+    ),
+    Scenario(
+        "fault-discard",
+        "A CPU faults a device page that another discards with MADV_DONTNEED.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, discard)),
+        progress=("C82",),
+    ),
+    Scenario(
+        "fault-fork",
+        "A CPU faults a device page while another forks, and stores in the child.",
+        _ONE_PAGE_FORKED,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, fork_and_store)),
+        progress=("C82",),
+    ),
+    Scenario(
+        "fault-borrow",
+        "A CPU faults a device page of which another takes a transient reference.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, borrow_device_page)),
+        progress=("C82",),
+    ),
+    Scenario(
+        "fault-device",
+        "A CPU and the device write one device page.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, device_access(PARENT, 0, write=True))),
+        progress=("C82",),
+        loads=frozenset({Load.DEVICE_WRITE}),
+    ),
+    Scenario(
+        "migrate-store",
+        "A page goes to the device while a CPU stores to it.",
+        _ONE_PAGE,
+        one_system_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, touch(PARENT, 0, write=True))),
+        progress=("C82",),
+        workers=True,
+    ),
+    Scenario(
+        "migrate-holes",
+        "A page, a zero page and a hole go to the device while a CPU stores to the hole.",
+        _THREE_PAGES,
+        three_kinds,
+        (Actor("t1", 0, to_device(PARENT, 0, 3)), Actor("t2", 1, touch(PARENT, 2, write=True))),
+        progress=("C82",),
+        workers=True,
+    ),
+    Scenario(
+        "migrate-pin",
+        "A page goes to the device while another CPU pins it.",
+        _ONE_PAGE,
+        one_system_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, pin_and_unpin)),
+        progress=("C82",),
+        workers=True,
+    ),
+    Scenario(
+        "round-trip",
+        "One CPU and the device use three pages through their whole life.",
+        _THREE_PAGES,
+        three_kinds,
+        (Actor("t1", 0, round_trip),),
+        workers=True,
+        quick=True,
+    ),
+    Scenario(
+        "refused",
+        "migrate_vma_setup is called with everything that it refuses.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, refused_setups),),
+        quick=True,
+    ),
+    Scenario(
+        "unbind",
+        "A CPU faults a device page while the driver is unbound.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, release)),
+        progress=("C82",),
+        loads=frozenset({Load.RELEASE}),
+    ),
+    Scenario(
+        "drain",
+        "A wide migration drains the LRU batches with a device page locked, which a CPU in hmm_range_fault needs.",
+        _TWO_PAGES_FORKED,
+        batched_beside_forked,
+        (Actor("t1", 1, to_device(PARENT, 0, 2)), Actor("t2", 0, to_system(CHILD, 0, 1))),
+        progress=("C85",),
+        preemption=(Preemption.FULL, Preemption.VOLUNTARY),
+        workers=True,
+        driver="wide",
+        quick=True,
+    ),
+)
+
+SCENARIOS = {scenario.name: scenario for scenario in _ALL}

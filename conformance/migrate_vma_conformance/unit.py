@@ -1,0 +1,216 @@
+"""One unit of work of a check: one driver, one generation, one scenario, one preemption model.
+
+Runs in a child process and returns plain records. What the subject does wrong (it raises, it is not deterministic, its prologue
+does not end) is a `failure` of the unit, never a verdict.
+"""
+
+from __future__ import annotations
+
+import time
+
+from attrs import evolve, field, frozen
+from migrate_vma_impl.generations import Generation
+from migrate_vma_impl.kernel import Kernel
+from migrate_vma_impl.machine.automaton import ModelError
+from migrate_vma_impl.machine.schedule import Schedule
+from migrate_vma_impl.machine.space import PrologueError, Space
+from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_spec.registry import REGISTRY, Clause, Progress
+
+from migrate_vma_conformance.errors import KitError, SubjectError
+from migrate_vma_conformance.explore.counting import executions
+from migrate_vma_conformance.explore.explain import (
+    Recording,
+    Subject,
+    Unconfirmed,
+    explain_break,
+    explain_deadlock,
+    explain_lasso,
+    final_values,
+    lasso_sentence,
+)
+from migrate_vma_conformance.explore.graph import Graph, explore
+from migrate_vma_conformance.explore.liveness import Lasso, lassos
+from migrate_vma_conformance.explore.product import Product
+from migrate_vma_conformance.options import Fairness
+from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario, build
+from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, load_patch, make_checked
+from migrate_vma_conformance.tokens import Token, encode
+from migrate_vma_conformance.verdict import Counterexample
+
+
+@frozen
+class Unit:
+    """What to search, and how far: `states` and `seconds` bound the search, not the report of what it found.
+
+    Names are the way into another process: `make`, `make_core` and `record` are for units that stay in this one. `adapted` asks
+    for the driver's variant that refills.
+    """
+
+    driver: str
+    generation: str
+    scenario: str
+    preemption: Preemption
+    fairness: Fairness = Fairness.STRONG
+    adapted: bool = False
+    patch: str = ""
+    states: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    make: MakeDriver | None = None
+    make_core: MakeCore | None = None
+    record: Generation | None = None
+
+
+@frozen
+class Outcome:
+    """What a unit found. `weakest` names, for each progress clause that was kept, the weakest fairness under which it was."""
+
+    unit: Unit
+    states: int = 0
+    executions: int = 0
+    complete: bool = False
+    cut: str = ""
+    reached: frozenset[str] = frozenset()
+    examples: tuple[Counterexample, ...] = ()
+    weakest: dict[str, Fairness] = field(factory=dict, hash=False)
+    failure: str = ""
+    seconds: float = 0.0
+
+
+def generation_of(unit: Unit) -> Generation:
+    if unit.record is not None:
+        return unit.record
+    return load_patch(unit.patch) if unit.patch else find_generation(unit.generation)
+
+
+def factory_of(unit: Unit, scenario: Scenario) -> MakeDriver:
+    """The driver that plays: the scenario's own, or the unit's."""
+    if scenario.driver is not None:
+        return make_checked(scenario.driver, find_driver(scenario.driver).make)
+    if unit.make is not None:
+        return make_checked(unit.driver, unit.make)
+    subject = find_driver(unit.driver)
+    if unit.adapted:
+        if subject.adapted is None:
+            raise SubjectError(unit.driver, "it has no variant that calls refill_fault_entry (an attribute `adapted` of its factory)")
+        return make_checked(unit.driver, subject.adapted)
+    return make_checked(unit.driver, subject.make)
+
+
+def subject_of(unit: Unit) -> Subject:
+    """Raises KitError for what the caller named wrongly; what the driver's own code raises passes through."""
+    scenario = SCENARIOS[unit.scenario]
+    generation = generation_of(unit)
+    system = build(scenario, generation, factory_of(unit, scenario), unit.make_core or Kernel)
+    clauses = tuple(clause for clause in REGISTRY.values() if clause.applies(generation.capabilities))
+    return Subject(system, unit.preemption, clauses, generation.capabilities)
+
+
+def run(unit: Unit) -> Outcome:
+    """Search, and explain what was found."""
+    begin = time.monotonic()
+    try:
+        outcome = _search(unit, begin)
+    except (KitError, PrologueError, ModelError, Unconfirmed) as trouble:
+        outcome = Outcome(unit, failure=str(trouble))
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        outcome = Outcome(unit, failure=f"the driver raised {type(error).__name__}: {error}")
+    return evolve(outcome, seconds=time.monotonic() - begin)
+
+
+def _search(unit: Unit, begin: float) -> Outcome:
+    subject = subject_of(unit)
+    space = Space(subject.system, unit.preemption)
+    product = Product(subject.clauses, subject.capabilities)
+    deadline = None if unit.seconds is None else begin + unit.seconds
+    graph = explore(space, product, max_states=unit.states, deadline=deadline)
+    progress, weakest = _progress(unit, subject, graph)
+    examples = [*_safety(unit, subject, graph), *progress]
+    reached = product.reached | set(weakest) | {example.clause for example in examples}
+    return Outcome(
+        unit,
+        states=len(graph.states),
+        executions=executions(graph) if graph.complete else 0,
+        complete=graph.complete,
+        cut=graph.cut,
+        reached=frozenset(reached),
+        examples=tuple(examples),
+        weakest=weakest,
+        failure=next(iter(graph.errors), ""),
+    )
+
+
+# ---- counterexamples -------------------------------------------------------------------------------------------------
+
+
+def _safety(unit: Unit, subject: Subject, graph: Graph) -> list[Counterexample]:
+    examples: list[Counterexample] = []
+    for clause, broken in sorted(graph.breaks.items()):
+        path = graph.path(broken.state)
+        if broken.move is not None:
+            path.append(broken.move)
+        schedule, recording = explain_break(subject, path, clause)
+        examples.append(_example(unit, clause, recording.broken[clause], schedule, recording))
+    return examples
+
+
+def _progress(unit: Unit, subject: Subject, graph: Graph) -> tuple[list[Counterexample], dict[str, Fairness]]:
+    """Counterexamples to progress clauses, and the weakest fairness under which each of the others holds in a complete graph."""
+    scenario = SCENARIOS[unit.scenario]
+    strong = {lasso.kind: lasso for lasso in lassos(graph, Fairness.STRONG)}
+    weak = {lasso.kind: lasso for lasso in lassos(graph, Fairness.WEAK)}
+    broken = strong if unit.fairness is Fairness.STRONG else weak
+    examples: list[Counterexample] = []
+    weakest: dict[str, Fairness] = {}
+    for clause in subject.clauses:
+        if clause.progress is None:
+            continue
+        if clause.progress is Progress.DEADLOCK:
+            if graph.deadlocks:
+                examples.append(_deadlock(unit, subject, graph, clause))
+            elif clause.id in scenario.progress:
+                weakest[clause.id] = Fairness.WEAK
+        elif clause.progress in broken:
+            examples.append(_lasso(unit, subject, clause, broken[clause.progress]))
+        elif clause.id in scenario.progress:
+            weakest[clause.id] = Fairness.STRONG if clause.progress in weak else Fairness.WEAK
+    return examples, weakest
+
+
+def _deadlock(unit: Unit, subject: Subject, graph: Graph, clause: Clause) -> Counterexample:
+    schedule, recording = explain_deadlock(subject, graph.path(graph.deadlocks[0]))
+    return _example(unit, clause.id, "; ".join(recording.stuck), schedule, recording)
+
+
+def _lasso(unit: Unit, subject: Subject, clause: Clause, lasso: Lasso) -> Counterexample:
+    schedule, recording = explain_lasso(subject, lasso)
+    cycle = schedule.cycle or 0
+    sentence = lasso_sentence(lasso.kind, lasso.fairness, recording, cycle)
+    start = recording.offsets[cycle] if cycle < len(recording.offsets) else len(recording.steps)
+    return evolve(_example(unit, clause.id, sentence, schedule, recording), cycle_start=start, fairness=lasso.fairness)
+
+
+def _example(unit: Unit, clause: str, sentence: str, schedule: Schedule, recording: Recording) -> Counterexample:
+    driver = f"{unit.driver}+adapted" if unit.adapted else unit.driver
+    token = Token(driver, unit.generation, unit.scenario, unit.preemption.value, clause, schedule, unit.fairness.value, unit.patch)
+    return Counterexample(
+        clause,
+        encode(token),
+        sentence,
+        recording.steps,
+        recording.stacks,
+        None,
+        None,
+        unit.scenario,
+        len(schedule.switches),
+        recording.first_step,
+    )
+
+
+def describe_state(subject: Subject, schedule: Schedule) -> tuple[str, ...]:
+    """The slots at the end of a schedule that differ from their value at boot, a line each."""
+    final = final_values(subject, schedule)
+    return tuple(f"{key} = {final[key]}" for key, value in subject.system.slots.items() if final[key] != value)
