@@ -29,6 +29,8 @@ def yields_cpu(trap: Trap, depth: int, waiting: bool, model: Preemption) -> bool
         return True
     if depth:
         return False
+    if trap.kind is Kind.SLEEP and Point.MIGHT_SLEEP in _POINTS[model]:
+        return True
     if trap.kind is Kind.POINT and trap.point in _POINTS[model]:
         return True
     return model is Preemption.FULL and not (waiting and trap.kind is Kind.SPIN_LOCK)

@@ -17,8 +17,8 @@ from migrate_vma_impl.machine.traps import Key
 class Preemption(enum.Enum):
     """Where a task can lose its CPU to another task of that CPU.
 
-    FULL: at every step, unless it holds a spinlock. VOLUNTARY: where it sleeps, at cond_resched, at might_sleep, and on the way
-    to user space. NONE: as VOLUNTARY without might_sleep.
+    FULL: at every step, unless it holds a spinlock. VOLUNTARY: where it sleeps or might sleep, at cond_resched, and on the way to
+    user space. NONE: as VOLUNTARY without the places where it might sleep and does not.
     """
 
     FULL = "full"

@@ -85,7 +85,10 @@ async def step(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
 
 
 async def sleep_until(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
-    """As `step`, but while its effect gives None the task sleeps and another may have the CPU."""
+    """As `step`, but while its effect gives None the task sleeps and another may have the CPU.
+
+    Functions that may sleep begin with might_sleep() in the kernel, so such a step is also a scheduling point of that kind.
+    """
     return await suspend(Trap(Kind.SLEEP, effect, keys, args))
 
 

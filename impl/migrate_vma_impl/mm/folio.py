@@ -8,21 +8,22 @@ A step on a frame that has no reference where the kernel needs one is use after 
 from __future__ import annotations
 
 from attrs import evolve
+
+from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.traps import ME, Outcome
+from migrate_vma_impl.mm.mm_types import Folio, FolioState, Waiter, WaitMode
 from migrate_vma_spec.events import (
     FolioGetMissed,
     FolioGot,
     FolioLocked,
     FolioLockMissed,
     FolioPut,
+    FolioRead,
     FolioUnlocked,
     Oops,
     WaitBegan,
     WaitEnded,
 )
-
-from migrate_vma_impl.machine import traps
-from migrate_vma_impl.machine.traps import ME, Outcome
-from migrate_vma_impl.mm.mm_types import Folio, FolioState, Waiter, WaitMode
 
 UNFAIRNESS = 5
 
@@ -71,7 +72,7 @@ async def folio_trylock(folio: Folio) -> bool:
 
 
 def woken(queue: tuple[Waiter, ...]) -> tuple[tuple[Waiter, ...], str | None]:
-    """What an unlock leaves of the queue, and the task that it hands the lock to: wait-only sleepers go, up to the first locker."""
+    """What an unlock leaves of the queue, and the task that it hands the lock to: the wait-only go, up to the first locker."""
     left: list[Waiter] = []
     for place, waiter in enumerate(queue):
         if waiter.mode is WaitMode.TOLD:
@@ -94,7 +95,7 @@ async def folio_unlock(folio: Folio) -> None:
 
 def _queue(f: FolioState, task: str, mode: WaitMode) -> Outcome:
     if not f.locked:
-        return (f,), False, WaitEnded("PG_locked", f.pfn)
+        return (f,), False, FolioRead(f.pfn, f.refcount, f.mapcount)
     return (evolve(f, queue=(*f.queue, Waiter(task, mode))),), True, WaitBegan("PG_locked", f.pfn)
 
 

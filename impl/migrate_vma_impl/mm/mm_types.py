@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 
-from attrs import frozen
-from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, VmFlags
+from attrs import define, frozen
 
 from migrate_vma_impl.machine.locks import RwSem, SpinLock
+from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, Select, VmFlags
 
 
 @frozen
@@ -41,13 +41,15 @@ class Waiter:
 class FolioState:
     """struct folio. `charged` is its memcg charge, `exclusive` PageAnonExclusive, `anon_vma` its mapping if it is anonymous.
 
-    `queue` is PG_locked's wait queue; `handed` names the task that an unlock gave the lock to.
+    `queue` is PG_locked's wait queue; `handed` names the task that an unlock gave the lock to. `pins` counts the references among
+    `refcount` that are pins (folio_maybe_dma_pinned): a page under DMA, which must not move.
     """
 
     pfn: int
     memory: Memory = Memory.SYSTEM
     owner: str | None = None
     refcount: int = 0
+    pins: int = 0
     mapcount: int = 0
     locked: bool = False
     queue: tuple[Waiter, ...] = ()
@@ -119,7 +121,11 @@ class PteSlot:
 
 @frozen
 class AnonVma:
-    """The rmap tree that forked address spaces share, and the key of its slot: the numbers of the mms in it."""
+    """The rmap tree that forked address spaces share, and the key of its slot: a tuple of the VMAs (Vma) in it.
+
+    The tuple keeps the order in which VMAs joined, for a walk must meet a parent before its child: fork copies from parent to
+    child, so a walk in that order misses no entry that fork carries over behind it.
+    """
 
     number: int
 
@@ -174,3 +180,40 @@ class PgmapState:
 
     refs: int = 0
     dying: bool = False
+
+
+@define
+class FaultContext:
+    """struct vm_fault: one fault on its way through the handlers. `orig_pte` is the entry as read without the lock.
+
+    `page` is the device-private page that a driver's migrate_to_ram is asked to bring back.
+    """
+
+    vma: Vma
+    address: int
+    write: bool
+    orig_pte: Pte
+    page: Folio | None = None
+
+
+SELECT_NOTHING = Select(0)
+
+
+@define
+class MigrateVma:
+    """struct migrate_vma: what a driver asks of migrate_vma_setup, and what it gets. The arrays are the driver's own.
+
+    `start` and `end` are page numbers. `call` tells apart the migrations that one task has in flight, in traces.
+    """
+
+    vma: Vma | None
+    start: int
+    end: int
+    src: list[int] | None
+    dst: list[int] | None
+    pgmap_owner: str | None = None
+    flags: Select = SELECT_NOTHING
+    fault_page: Folio | None = None
+    call: int = 0
+    cpages: int = 0
+    npages: int = 0
