@@ -16,10 +16,12 @@ from migrate_vma_impl.generations import GENERATIONS, Generation
 from migrate_vma_impl.machine.system import Preemption
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.registry import REGISTRY, Clause, Progress as ProgressKind
+from migrate_vma_spec.registry import Clause
+from migrate_vma_spec.registry import Progress as ProgressKind
 from migrate_vma_spec.vocabulary import Capability
 
 from migrate_vma_conformance import unit as units
+from migrate_vma_conformance.catalogue import clauses_by_id
 from migrate_vma_conformance.errors import Interrupted, UsageError
 from migrate_vma_conformance.explore.explain import Subject, lasso_sentence, record
 from migrate_vma_conformance.explore.replay import check_cycle
@@ -250,16 +252,16 @@ def _run(work: Sequence[Unit], options: CheckOptions, *, inside: bool) -> Iterat
 
 
 def _conclude(column: Column, outcomes: Sequence[Outcome]) -> dict[str, ClauseVerdict]:
-    return {clause.id: _verdict(clause, column.generation.capabilities, outcomes) for clause in REGISTRY.values()}
+    return {clause.id: _verdict(clause, column.generation.capabilities, outcomes) for clause in clauses_by_id().values()}
 
 
 def _verdict(clause: Clause, capabilities: frozenset[Capability], outcomes: Sequence[Outcome]) -> ClauseVerdict:
     findings: list[Finding] = []
     for outcome in outcomes:
         scenario = SCENARIOS[outcome.unit.scenario]
-        example = next((example for example in outcome.examples if example.clause == clause.id), None)
-        if example is None and scenario.judges is not None and clause.id not in scenario.judges:
+        if not scenario.concerns(clause.id):
             continue
+        example = next((example for example in outcome.examples if example.clause == clause.id), None)
         findings.append(Finding(_evidence(clause, scenario, outcome), example, outcome.failure, outcome.weakest.get(clause.id)))
     missing = clause.requires - capabilities
     return conclude(clause.id, clause.level, findings, missing=missing, progress=clause.progress is not None)
@@ -295,14 +297,14 @@ def replay(text: str, until: str | None = None, *, state: bool = False) -> Repla
         UsageError: the text is no token, or names what does not exist here.
     """
     token = _read_token(text)
-    if until is not None and until not in REGISTRY:
+    if until is not None and until not in clauses_by_id():
         raise UsageError(until, "--until", "there is no such clause", "an id such as C31; `migrate-vma clauses` lists them")
     unit = _unit_of(token)
     subject = units.subject_of(unit)
     recording = record(subject, token.schedule, until=until, stacks=True)
     fairness = Fairness(token.fairness)
     sentence, cycle_start = recording.broken.get(token.clause), None
-    clause = REGISTRY[token.clause]
+    clause = clauses_by_id()[token.clause]
     if token.schedule.cycle is not None and until is None:
         sentence, cycle_start = _replay_cycle(unit, subject, token, clause, fairness)
     elif clause.progress is not None and recording.stuck:
@@ -349,7 +351,7 @@ def _read_token(text: str) -> Token:
         raise UsageError(text, source, str(error), "a token as `migrate-vma check` prints it, or a file that holds one") from error
     for value, known, what in (
         (token.scenario, SCENARIOS, "scenario"),
-        (token.clause, REGISTRY, "clause"),
+        (token.clause, clauses_by_id(), "clause"),
         (token.preemption, {model.value for model in Preemption}, "preemption model"),
         (token.fairness, {fairness.value for fairness in Fairness}, "fairness"),
     ):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Config, Kernel
@@ -45,7 +45,8 @@ class Actor:
 class Scenario:
     """`short`: allocations may fail. `workers`: CPUs have their workers. `driver`: a built-in driver that plays instead.
 
-    `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run.
+    `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run. `judges` are the
+    clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it.
     """
 
     name: str
@@ -60,7 +61,10 @@ class Scenario:
     driver: str | None = None
     loads: frozenset[Load] = frozenset({Load.TO_DEVICE})
     quick: bool = False
-    judges: frozenset[str] | None = field(default=None)
+    judges: frozenset[str] | None = None
+
+    def concerns(self, clause: str) -> bool:
+        return self.judges is None or clause in self.judges
 
 
 def build(
@@ -121,13 +125,16 @@ async def three_kinds(kernel: Kernel, driver: Driver) -> None:
 
 
 async def batched_beside_forked(kernel: Kernel, driver: Driver) -> None:
-    """A device page that a child maps too, and beside it a system page in the LRU batch of CPU 0."""
+    """A device page that a child maps too, and before it a system page in the LRU batch of CPU 0.
+
+    In this order the migration drains while the device page is locked and the child's entry still names it.
+    """
     await _empty(kernel, driver, 2)
-    await syscalls.touch(kernel, PARENT, 0, write=True)
-    await driver.to_device(PARENT, 0, 1)
+    await syscalls.touch(kernel, PARENT, 1, write=True)
+    await driver.to_device(PARENT, 1, 2)
     await syscalls.fork(kernel, PARENT, CHILD)
     await driver.open(CHILD)
-    await syscalls.touch(kernel, PARENT, 1, write=True)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
 
 
 async def nothing_mapped(kernel: Kernel, driver: Driver) -> None:
@@ -193,8 +200,7 @@ async def borrow_device_page(kernel: Kernel, driver: Driver) -> None:
 
 
 async def pin_and_unpin(kernel: Kernel, driver: Driver) -> None:
-    await syscalls.pin(kernel, PARENT, 0)
-    await syscalls.unpin(kernel, PARENT, 0)
+    await syscalls.pin_and_unpin(kernel, PARENT, 0)
 
 
 async def round_trip(kernel: Kernel, driver: Driver) -> None:
@@ -255,6 +261,15 @@ _ALL = (
         quick=True,
     ),
     Scenario(
+        "fault3",
+        "Three CPUs fault one device page.",
+        evolve(_ONE_PAGE, cpus=3),
+        one_device_page,
+        tuple(Actor(f"t{number + 1}", number, touch(PARENT, 0, write=False)) for number in range(3)),
+        progress=("C79", "C82", "C84"),
+        judges=frozenset({"C79", "C82", "C84"}),
+    ),
+    Scenario(
         "fault2-forked",
         "Two CPUs fault one device page that two address spaces map.",
         _ONE_PAGE_FORKED,
@@ -307,10 +322,14 @@ _ALL = (
     ),
     Scenario(
         "fault-borrow",
-        "A CPU faults a device page of which another takes a transient reference.",
-        _ONE_PAGE,
+        "A CPU faults a device page of which two others take transient references.",
+        evolve(_ONE_PAGE, cpus=3),
         one_device_page,
-        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, borrow_device_page)),
+        (
+            Actor("t1", 0, touch(PARENT, 0, write=True)),
+            Actor("t2", 1, borrow_device_page),
+            Actor("t3", 2, borrow_device_page),
+        ),
         progress=("C82",),
     ),
     Scenario(
@@ -365,6 +384,7 @@ _ALL = (
         one_device_page,
         (Actor("t1", 0, refused_setups),),
         quick=True,
+        judges=frozenset({"C02", "C03", "C06", "C30"}),
     ),
     Scenario(
         "unbind",
@@ -380,7 +400,7 @@ _ALL = (
         "A wide migration drains the LRU batches with a device page locked, which a CPU in hmm_range_fault needs.",
         _TWO_PAGES_FORKED,
         batched_beside_forked,
-        (Actor("t1", 1, to_device(PARENT, 0, 2)), Actor("t2", 0, to_system(CHILD, 0, 1))),
+        (Actor("t1", 1, to_device(PARENT, 0, 2)), Actor("t2", 0, to_system(CHILD, 1, 2))),
         progress=("C85",),
         preemption=(Preemption.FULL, Preemption.VOLUNTARY),
         workers=True,

@@ -14,8 +14,9 @@ from typing import Any
 
 from attrs import frozen
 from migrate_vma_impl.driver import Driver
+from migrate_vma_impl import generations
 from migrate_vma_impl.drivers import DRIVERS
-from migrate_vma_impl.generations import GENERATIONS, Generation
+from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
 
 from migrate_vma_conformance.errors import SubjectError, UsageError, listed
@@ -66,11 +67,11 @@ def find_generation(name: str, source: str = "--generation") -> Generation:
     Raises:
         UsageError: no such generation; the message lists names and versions.
     """
-    for generation in GENERATIONS.values():
-        if name == generation.name or name in generation.aliases:
-            return generation
-    known = "; ".join(f"{generation.name} ({listed(generation.aliases)})" for generation in GENERATIONS.values())
-    raise UsageError(name, source, "there is no such generation", f"all, or one of: {known}")
+    try:
+        return generations.find_generation(name)
+    except ValueError as error:
+        known = str(error).partition("There are: ")[2]
+        raise UsageError(name, source, "there is no such generation", f"all, or one of: {known}") from None
 
 
 def load_patch(path: str, source: str = "--patch") -> Generation:

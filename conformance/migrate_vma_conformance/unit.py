@@ -15,8 +15,9 @@ from migrate_vma_impl.machine.automaton import ModelError
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.space import PrologueError, Space
 from migrate_vma_impl.machine.system import Preemption
-from migrate_vma_spec.registry import REGISTRY, Clause, Progress
+from migrate_vma_spec.registry import Clause, Progress
 
+from migrate_vma_conformance.catalogue import clauses_by_id
 from migrate_vma_conformance.errors import KitError, SubjectError
 from migrate_vma_conformance.explore.counting import executions
 from migrate_vma_conformance.explore.explain import (
@@ -103,7 +104,7 @@ def subject_of(unit: Unit) -> Subject:
     scenario = SCENARIOS[unit.scenario]
     generation = generation_of(unit)
     system = build(scenario, generation, factory_of(unit, scenario), unit.make_core or Kernel)
-    clauses = tuple(clause for clause in REGISTRY.values() if clause.applies(generation.capabilities))
+    clauses = tuple(clause for clause in clauses_by_id().values() if clause.applies(generation.capabilities) and scenario.concerns(clause.id))
     return Subject(system, unit.preemption, clauses, generation.capabilities)
 
 
@@ -111,18 +112,25 @@ def run(unit: Unit) -> Outcome:
     """Search, and explain what was found."""
     begin = time.monotonic()
     try:
-        outcome = _search(unit, begin)
-    except (KitError, PrologueError, ModelError, Unconfirmed) as trouble:
+        outcome = _search(unit, _built(unit), begin)
+    except (KitError, PrologueError, ModelError) as trouble:
         outcome = Outcome(unit, failure=str(trouble))
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        outcome = Outcome(unit, failure=f"the driver raised {type(error).__name__}: {error}")
+    except Unconfirmed as trouble:
+        outcome = Outcome(unit, failure=f"the model does not repeat itself, or the kit is at fault: {trouble}")
     return evolve(outcome, seconds=time.monotonic() - begin)
 
 
-def _search(unit: Unit, begin: float) -> Outcome:
-    subject = subject_of(unit)
+def _built(unit: Unit) -> Subject:
+    """The subject; what the caller's factory raises is told as the driver's."""
+    try:
+        return subject_of(unit)
+    except (KitError, MemoryError):
+        raise
+    except Exception as error:
+        raise SubjectError(unit.driver, f"its factory raised {type(error).__name__}: {error}") from error
+
+
+def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
     space = Space(subject.system, unit.preemption)
     product = Product(subject.clauses, subject.capabilities)
     deadline = None if unit.seconds is None else begin + unit.seconds
@@ -160,24 +168,26 @@ def _safety(unit: Unit, subject: Subject, graph: Graph) -> list[Counterexample]:
 def _progress(unit: Unit, subject: Subject, graph: Graph) -> tuple[list[Counterexample], dict[str, Fairness]]:
     """Counterexamples to progress clauses, and the weakest fairness under which each of the others holds in a complete graph."""
     scenario = SCENARIOS[unit.scenario]
-    strong = {lasso.kind: lasso for lasso in lassos(graph, Fairness.STRONG)}
-    weak = {lasso.kind: lasso for lasso in lassos(graph, Fairness.WEAK)}
-    broken = strong if unit.fairness is Fairness.STRONG else weak
+    strong, weak = lassos(graph, Fairness.STRONG), lassos(graph, Fairness.WEAK)
+    assumed = strong if unit.fairness is Fairness.STRONG else weak
     examples: list[Counterexample] = []
     weakest: dict[str, Fairness] = {}
     for clause in subject.clauses:
         if clause.progress is None:
             continue
-        if clause.progress is Progress.DEADLOCK:
-            if graph.deadlocks:
-                examples.append(_deadlock(unit, subject, graph, clause))
-            elif clause.id in scenario.progress:
-                weakest[clause.id] = Fairness.WEAK
-        elif clause.progress in broken:
-            examples.append(_lasso(unit, subject, clause, broken[clause.progress]))
+        broken = next((lasso for lasso in assumed if breaks(lasso, clause)), None)
+        if clause.progress is Progress.DEADLOCK and graph.deadlocks:
+            examples.append(_deadlock(unit, subject, graph, clause))
+        elif broken is not None:
+            examples.append(_lasso(unit, subject, clause, broken))
         elif clause.id in scenario.progress:
-            weakest[clause.id] = Fairness.STRONG if clause.progress in weak else Fairness.WEAK
+            weakest[clause.id] = Fairness.STRONG if any(breaks(lasso, clause) for lasso in weak) else Fairness.WEAK
     return examples, weakest
+
+
+def breaks(lasso: Lasso, clause: Clause) -> bool:
+    """Whether the cycle is of the kind that the clause forbids."""
+    return lasso.kind is clause.progress and (clause.cycle is None or clause.cycle(lasso.steps))
 
 
 def _deadlock(unit: Unit, subject: Subject, graph: Graph, clause: Clause) -> Counterexample:

@@ -23,7 +23,7 @@ _EVERY = 4096
 class Break:
     """A broken clause: at which state which transition broke it; `move` is None for what the end of an execution broke."""
 
-    one: Broken
+    broken: Broken
     state: int
     move: Transition | None
 

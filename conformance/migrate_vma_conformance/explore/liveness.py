@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 from migrate_vma_impl.machine.space import Transition
+from migrate_vma_spec.events import Step
 from migrate_vma_spec.registry import Progress
 
 from migrate_vma_conformance.explore.graph import Graph
@@ -35,21 +36,25 @@ class Lasso:
     cycle: tuple[Transition, ...]
     states: tuple[int, ...]
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The trace of the cycle."""
+        return tuple(step for move in self.cycle for step in move.steps)
+
 
 def lassos(graph: Graph, fairness: Fairness) -> list[Lasso]:
-    """One witness for each kind of broken progress, in the order of Progress."""
-    found: dict[Progress, Lasso] = {}
+    """A witness for each set of states that a fair cycle can run through, those nearest to the first state first."""
+    found: list[Lasso] = []
     whole = Region(graph)
     for part in fair_components(whole, fairness):
         kind = Progress.STARVATION if starved_tasks(whole, part) else Progress.LIVELOCK
-        if kind not in found and _is_open(graph, part):
-            found[kind] = witness(whole, part, fairness, kind)
+        if _is_open(graph, part):
+            found.append(witness(whole, part, fairness, kind))
     for choice in sorted({move.choice for out in graph.out for move, _ in out or () if move.choice is not None}):
         short = Region(graph, choice)
         parts = (part for part in fair_components(short, fairness) if short.asks(part) and _is_open(graph, part))
-        for part in parts:
-            found.setdefault(Progress.ENDLESS_RETRY, witness(short, part, fairness, Progress.ENDLESS_RETRY))
-    return [found[kind] for kind in Progress if kind in found]
+        found.extend(witness(short, part, fairness, Progress.ENDLESS_RETRY) for part in parts)
+    return found
 
 
 @frozen(eq=False)

@@ -1,0 +1,227 @@
+"""The command line: `migrate-vma check`, `replay`, and the listings `clauses`, `generations`, `scenarios`.
+
+Rules:
+- Standard output carries the report and nothing else; progress and complaints go to standard error.
+- Exit codes: 0 nothing violated; 1 a MUST violated (under --strict a SHOULD too); 2 the command cannot be carried out as given;
+  3 inconclusive, or a fault of the kit itself; 130 interrupted. A violation found outweighs something inconclusive beside it.
+- The kit is imported when a command needs it, so that help and listings are quick.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import shlex
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from attrs import evolve
+from click.core import ParameterSource
+
+from migrate_vma_conformance import __version__
+from migrate_vma_conformance.catalogue import clause_named, clauses_by_id, generation_records, newest_generation
+from migrate_vma_conformance.errors import Interrupted, SubjectError, UsageError
+from migrate_vma_conformance.options import CheckOptions, Fairness, Profile
+from migrate_vma_conformance.report import json_report, listing, pretty
+from migrate_vma_conformance.report.files import token_of, write_report
+from migrate_vma_conformance.scenarios import SCENARIOS
+from migrate_vma_conformance.terminal import complain, progress_bar, show
+from migrate_vma_conformance.verdict import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, exit_of
+from migrate_vma_impl.machine.system import Preemption
+
+_BOTH = "both"
+
+
+class _Commands(click.Group):
+    """Turns what goes wrong into a paragraph and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            complain(str(error))
+            ctx.exit(EXIT_USAGE)
+        except SubjectError as error:
+            complain(str(error))
+            ctx.exit(EXIT_INCONCLUSIVE)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except SystemExit as error:
+            complain(f"the code under test ended the program (SystemExit: {error}), so nothing is known.")
+            ctx.exit(EXIT_INCONCLUSIVE)
+        except KeyboardInterrupt:
+            complain("interrupted, and nothing was found until then.")
+            ctx.exit(EXIT_INTERRUPTED)
+        except Exception as error:  # noqa: BLE001  (the last line of defence: a fault of ours is told as one)
+            if ctx.params.get("traceback"):
+                traceback.print_exc()
+            complain(_our_fault(error))
+            ctx.exit(EXIT_INCONCLUSIVE)
+
+
+def _our_fault(error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}".strip()
+    known = "this is a fault of the kit, not of what it checked, so nothing is known"
+    return f"{known}: {said}. `migrate-vma --traceback ...` shows where."
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="migrate-vma")
+@click.option("--traceback", is_flag=True, help="Show where, if the kit itself fails.")
+def cli(*, traceback: bool) -> None:
+    """Judge fault protocols and device drivers against the migrate_vma contract, on every interleaving."""
+
+
+def _format(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--format", "form", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True)(command)
+
+
+def _values(kind: type[enum.Enum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- check -----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("driver", default="test_hmm", metavar="[DRIVER]")
+@click.option("--generation", metavar="NAME|VERSION|all", help="Whose fault path; the newest kernel's unless given.")
+@click.option("--preemption", type=click.Choice(["full", "voluntary", _BOTH]), default=_BOTH, show_default=True)
+@click.option("--fairness", type=click.Choice(_values(Fairness)), default=Fairness.STRONG.value, show_default=True)
+@click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is sampled.")
+@click.option("--jobs", type=click.IntRange(min=1), default=_processors, show_default="one for each processor")
+@click.option("--patch", metavar="MODULE:RECORD", help="Check a generation record of your own.")
+@click.option("--strict", is_flag=True, help="A violated SHOULD counts for the exit code.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write report, splats and traces there.")
+@click.option("-v", "--verbose", is_flag=True, help="A row for every clause.")
+@_format
+@click.pass_context
+def check(
+    ctx: click.Context,
+    *,
+    driver: str,
+    generation: str | None,
+    preemption: str,
+    fairness: str,
+    profile: str,
+    seed: int,
+    jobs: int,
+    patch: str | None,
+    strict: bool,
+    output: Path | None,
+    verbose: bool,
+    form: str,
+) -> None:
+    """Check DRIVER: a built-in driver, or package.module:factory of your own.
+
+    Prints which clauses hold and on what evidence, and for each that does not the shortest schedule found that breaks it.
+    """
+    from migrate_vma_conformance import kit  # noqa: PLC0415  (imports Hypothesis: not for help and listings)
+
+    models = (Preemption.FULL, Preemption.VOLUNTARY) if preemption == _BOTH else (Preemption(preemption),)
+    options = CheckOptions(models, Fairness(fairness), Profile(profile), seed, jobs, patch)
+    names = [generation] if generation is not None else [] if patch is not None else [newest_generation().name]
+    interrupted = False
+    try:
+        with progress_bar() as progress:
+            report = kit.check(driver, names, options, progress)
+    except Interrupted as stop:
+        complain("interrupted: what follows was found until then, and says nothing of the rest.")
+        report, interrupted = stop.report, True
+    report = evolve(report, command=_command(ctx))
+    if form == "json":
+        show([json_report.text(json_report.report_document(report, strict=strict))])
+    else:
+        show(pretty.render_report(report, clauses_by_id(), strict=strict, verbose=verbose))
+    if output is not None:
+        write_report(report, output, clauses_by_id(), strict=strict)
+    ctx.exit(EXIT_INTERRUPTED if interrupted else exit_code(report, strict=strict))
+
+
+def _command(ctx: click.Context) -> str:
+    """The command that repeats this one: what the caller gave, but for where and how the report is written."""
+    words = ["migrate-vma", "check"]
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in {"output", "form", "verbose"}:
+            continue
+        value = ctx.params[name]
+        option = [parameter.opts[-1]] if isinstance(parameter, click.Option) else []
+        words += option if value is True else [*option, str(value)]
+    return shlex.join(words)
+
+
+# ---- replay ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("token", metavar="TOKEN|FILE")
+@click.option("--until", metavar="CLAUSE", help="Stop at the step that breaks this clause.")
+@click.option("--state", is_flag=True, help="Show the state at the end.")
+@click.option("--all", "show_all", is_flag=True, help="Show every step, also those that tell little.")
+@click.option("--strict", is_flag=True, help="A violated SHOULD counts for the exit code.")
+@_format
+@click.pass_context
+def replay(ctx: click.Context, *, token: str, until: str | None, state: bool, show_all: bool, strict: bool, form: str) -> None:
+    """Run a schedule again: TOKEN, or a FILE that holds one (a splat, a report).
+
+    Shows the same steps and gives the same verdict, byte for byte, in every process and on every version of Python.
+    """
+    from migrate_vma_conformance import kit  # noqa: PLC0415
+
+    last = None if until is None else clause_named(until, "--until").id
+    found = kit.replay(token_of(token), last, state=state)
+    if form == "json":
+        show([json_report.text(json_report.replay_document(found, strict=strict))])
+    else:
+        show(pretty.render_replay(found, clauses_by_id(), show_all=show_all))
+    ctx.exit(exit_of([found.verdict], strict=strict))
+
+
+# ---- listings --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("clause", required=False, metavar="[ID]")
+@_format
+def clauses(*, clause: str | None, form: str) -> None:
+    """List the clauses of the contract, or show one whole."""
+    chosen = list(clauses_by_id().values()) if clause is None else [clause_named(clause, "argument ID")]
+    if form == "json":
+        show([json_report.text({"clauses": [listing.clause_document(each) for each in chosen]})])
+    else:
+        show(listing.clause_lines(chosen) if clause is None else listing.clause_page(chosen[0]))
+
+
+@cli.command()
+@_format
+def generations(*, form: str) -> None:
+    """List the generations: names, kernel versions, what they are made of, what they can."""
+    if form == "json":
+        show([json_report.text({"generations": [listing.generation_document(each) for each in generation_records()]})])
+    else:
+        show(listing.generation_lines(generation_records()))
+
+
+@cli.command()
+@_format
+def scenarios(*, form: str) -> None:
+    """List the scenarios that a driver is judged in."""
+    if form == "json":
+        show([json_report.text({"scenarios": [listing.scenario_document(each) for each in SCENARIOS.values()]})])
+    else:
+        show(listing.scenario_lines(SCENARIOS.values()))
+
+
+def main() -> None:
+    """Entry point of the script `migrate-vma`."""
+    cli(prog_name="migrate-vma")
