@@ -1,4 +1,4 @@
-"""The command line: `migrate-vma check`, `replay`, and the listings `clauses`, `generations`, `scenarios`.
+"""The command line: `migrate-vma check`, `replay`, and the listings `clauses`, `generations`, `scenarios`, `schema`.
 
 Rules:
 - Standard output carries the report and nothing else; progress and complaints go to standard error.
@@ -26,11 +26,13 @@ from migrate_vma_conformance.catalogue import clause_named, clauses_by_id, gener
 from migrate_vma_conformance.errors import Interrupted, SubjectError, UsageError
 from migrate_vma_conformance.options import CheckOptions, Fairness, Profile
 from migrate_vma_conformance.report import json_report, listing, pretty
-from migrate_vma_conformance.report.files import token_of, write_report
+from migrate_vma_conformance.report.files import make_directory, token_of, write_report
+from migrate_vma_conformance.report.schema import SCHEMA
 from migrate_vma_conformance.scenarios import SCENARIOS
 from migrate_vma_conformance.terminal import complain, progress_bar, show
 from migrate_vma_conformance.verdict import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, exit_of
 from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_spec.schema import json_schema
 
 _BOTH = "both"
 
@@ -128,6 +130,8 @@ def check(
 
     models = (Preemption.FULL, Preemption.VOLUNTARY) if preemption == _BOTH else (Preemption(preemption),)
     options = CheckOptions(models, Fairness(fairness), Profile(profile), seed, jobs, patch)
+    if output is not None:
+        make_directory(output)
     names = [generation] if generation is not None else [] if patch is not None else [newest_generation().name]
     interrupted = False
     try:
@@ -220,6 +224,13 @@ def scenarios(*, form: str) -> None:
         show([json_report.text({"scenarios": [listing.scenario_document(each) for each in SCENARIOS.values()]})])
     else:
         show(listing.scenario_lines(SCENARIOS.values()))
+
+
+@cli.command()
+@click.argument("of", type=click.Choice(["events", "report"]))
+def schema(*, of: str) -> None:
+    """Print the JSON Schema of a line of a trace (events), or of a report."""
+    show([json_report.text(json_schema() if of == "events" else SCHEMA)])
 
 
 def main() -> None:

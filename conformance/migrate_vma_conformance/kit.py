@@ -259,9 +259,9 @@ def _verdict(clause: Clause, capabilities: frozenset[Capability], outcomes: Sequ
     findings: list[Finding] = []
     for outcome in outcomes:
         scenario = SCENARIOS[outcome.unit.scenario]
-        if not scenario.concerns(clause.id):
-            continue
         example = next((example for example in outcome.examples if example.clause == clause.id), None)
+        if outcome.skipped or (example is None and not scenario.is_evidence_for(clause.id)):
+            continue
         findings.append(Finding(_evidence(clause, scenario, outcome), example, outcome.failure, outcome.weakest.get(clause.id)))
     missing = clause.requires - capabilities
     return conclude(clause.id, clause.level, findings, missing=missing, progress=clause.progress is not None)

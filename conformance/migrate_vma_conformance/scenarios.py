@@ -46,7 +46,9 @@ class Scenario:
     """`short`: allocations may fail. `workers`: CPUs have their workers. `driver`: a built-in driver that plays instead.
 
     `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run. `judges` are the
-    clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it.
+    clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it. `adds_to`
+    are the clauses to whose evidence it belongs, where that is not all of them; what it breaks counts for every clause. With
+    `lockstep` a fair cycle is looked for before the whole state graph is.
     """
 
     name: str
@@ -62,9 +64,14 @@ class Scenario:
     loads: frozenset[Load] = frozenset({Load.TO_DEVICE})
     quick: bool = False
     judges: frozenset[str] | None = None
+    adds_to: frozenset[str] | None = None
+    lockstep: bool = False
 
     def concerns(self, clause: str) -> bool:
         return self.judges is None or clause in self.judges
+
+    def is_evidence_for(self, clause: str) -> bool:
+        return self.concerns(clause) and (self.adds_to is None or clause in self.adds_to)
 
 
 def build(
@@ -137,9 +144,10 @@ async def batched_beside_forked(kernel: Kernel, driver: Driver) -> None:
     await syscalls.touch(kernel, PARENT, 0, write=True)
 
 
-async def nothing_mapped(kernel: Kernel, driver: Driver) -> None:
-    """An address space without a VMA."""
+async def watched_hole(kernel: Kernel, driver: Driver) -> None:
+    """A hole in a VMA of which a userfaultfd is told."""
     await driver.open(PARENT)
+    await syscalls.mmap(kernel, PARENT, 0, 1, READ_WRITE | VmFlags.UFFD_MISSING)
 
 
 # ---- acts ------------------------------------------------------------------------------------------------------------
@@ -212,6 +220,8 @@ async def round_trip(kernel: Kernel, driver: Driver) -> None:
     await syscalls.touch(kernel, PARENT, 0, write=False)
     await driver.to_device(PARENT, 0, 3)
     await syscalls.fork(kernel, PARENT, CHILD)
+    if Load.DEVICE_READ in driver.loads:
+        await driver.device_read(PARENT, 0)
     await syscalls.touch(kernel, CHILD, 0, write=True)
     await syscalls.touch(kernel, PARENT, 0, write=True)
     await driver.to_system(PARENT, 0, 3)
@@ -236,9 +246,10 @@ async def refused_setups(kernel: Kernel, driver: Driver) -> None:
     )
     for args in wrong:
         await kernel.migrate_vma_setup(args)
-    if Capability.FAULT_LOCK in kernel.generation.capabilities:
-        for page in (Folio(1), fault_page):
-            await kernel.migrate_vma_setup(MigrateVma(vma, 0, 1, [0], [0], driver.owner, Select.DEVICE_PRIVATE, page))
+    capabilities = kernel.generation.capabilities
+    pages = [Folio(1)] * (Capability.FAULT_PAGE in capabilities) + [fault_page] * (Capability.FAULT_LOCK in capabilities)
+    for page in pages:
+        await kernel.migrate_vma_setup(MigrateVma(vma, 0, 1, [0], [0], driver.owner, Select.DEVICE_PRIVATE, page))
     await kernel.mmap_read_unlock(PARENT)
     await traps.note(OperationEnded("refused setups", 0))
 
@@ -267,7 +278,9 @@ _ALL = (
         one_device_page,
         tuple(Actor(f"t{number + 1}", number, touch(PARENT, 0, write=False)) for number in range(3)),
         progress=("C79", "C82", "C84"),
-        judges=frozenset({"C79", "C82", "C84"}),
+        judges=frozenset({"C82", "C84"}),
+        adds_to=frozenset({"C84"}),
+        lockstep=True,
     ),
     Scenario(
         "fault2-forked",
@@ -367,6 +380,34 @@ _ALL = (
         (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, pin_and_unpin)),
         progress=("C82",),
         workers=True,
+    ),
+    Scenario(
+        "migrate-watched",
+        "A hole that a userfaultfd watches goes to the device.",
+        _ONE_PAGE,
+        watched_hole,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)),),
+    ),
+    Scenario(
+        "migrate-evict",
+        "A page goes to the device, which another CPU empties.",
+        _ONE_PAGE,
+        one_system_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, evict)),
+        progress=("C82", "C86"),
+        workers=True,
+        loads=frozenset({Load.TO_DEVICE, Load.EVICT}),
+    ),
+    Scenario(
+        "fault-refused",
+        "A CPU faults a device page while memory is short, and the driver says so.",
+        _ONE_PAGE,
+        one_device_page,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)),),
+        progress=("C79",),
+        short=True,
+        driver="wide",
+        quick=True,
     ),
     Scenario(
         "round-trip",

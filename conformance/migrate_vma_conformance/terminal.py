@@ -68,14 +68,15 @@ def progress_bar() -> Generator[ProgressCallback]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[place]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("checking", total=None)
+        task = progress.add_task("checking", total=None, place="")
 
         def advance(now: Advance) -> None:
             where = f"{now.generation}: {now.scenario}"[:40]
-            progress.update(task, description=f"{where:<40}", completed=now.done, total=now.total)
+            place = f"{now.done}/{now.total}"
+            progress.update(task, description=f"{where:<40}", completed=now.done, total=now.total, place=place)
 
         yield advance

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from attrs import evolve, field, frozen
+from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
 from migrate_vma_impl.machine.automaton import ModelError
@@ -32,12 +33,18 @@ from migrate_vma_conformance.explore.explain import (
 )
 from migrate_vma_conformance.explore.graph import Graph, explore
 from migrate_vma_conformance.explore.liveness import Lasso, lassos
+from migrate_vma_conformance.explore.lockstep import FairCycle, explain_cycle, find_lasso
 from migrate_vma_conformance.explore.product import Product
+from migrate_vma_conformance.explore.sampling import Samples, explain_sample, mixture, sample
 from migrate_vma_conformance.options import Fairness
 from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario, build
 from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, load_patch, make_checked
 from migrate_vma_conformance.tokens import Token, encode
 from migrate_vma_conformance.verdict import Counterexample
+
+SAMPLES = 200
+SAMPLE_SECONDS = 10.0
+"""How many executions, for how long at most, are sampled of a scenario whose state graph was cut short."""
 
 
 @frozen
@@ -76,6 +83,7 @@ class Outcome:
     examples: tuple[Counterexample, ...] = ()
     weakest: dict[str, Fairness] = field(factory=dict, hash=False)
     failure: str = ""
+    skipped: str = ""
     seconds: float = 0.0
 
 
@@ -99,13 +107,30 @@ def factory_of(unit: Unit, scenario: Scenario) -> MakeDriver:
     return make_checked(unit.driver, subject.make)
 
 
+def _offering(scenario: Scenario, make: MakeDriver) -> MakeDriver:
+    """The factory, held to making a driver with the operations that the scenario asks for."""
+
+    def checked(kernel: Kernel) -> Driver:
+        driver = make(kernel)
+        missing = scenario.loads - driver.loads
+        if missing:
+            raise _Skipped(f"the driver offers no {', '.join(sorted(load.value for load in missing))}")
+        return driver
+
+    return checked
+
+
 def subject_of(unit: Unit) -> Subject:
     """Raises KitError for what the caller named wrongly; what the driver's own code raises passes through."""
     scenario = SCENARIOS[unit.scenario]
     generation = generation_of(unit)
-    system = build(scenario, generation, factory_of(unit, scenario), unit.make_core or Kernel)
+    system = build(scenario, generation, _offering(scenario, factory_of(unit, scenario)), unit.make_core or Kernel)
     clauses = tuple(clause for clause in clauses_by_id().values() if clause.applies(generation.capabilities) and scenario.concerns(clause.id))
     return Subject(system, unit.preemption, clauses, generation.capabilities)
+
+
+class _Skipped(Exception):
+    """The driver does not offer what the scenario asks of it."""
 
 
 def run(unit: Unit) -> Outcome:
@@ -115,6 +140,8 @@ def run(unit: Unit) -> Outcome:
         outcome = _search(unit, _built(unit), begin)
     except (KitError, PrologueError, ModelError) as trouble:
         outcome = Outcome(unit, failure=str(trouble))
+    except _Skipped as reason:
+        outcome = Outcome(unit, skipped=str(reason))
     except Unconfirmed as trouble:
         outcome = Outcome(unit, failure=f"the model does not repeat itself, or the kit is at fault: {trouble}")
     return evolve(outcome, seconds=time.monotonic() - begin)
@@ -124,31 +151,65 @@ def _built(unit: Unit) -> Subject:
     """The subject; what the caller's factory raises is told as the driver's."""
     try:
         return subject_of(unit)
-    except (KitError, MemoryError):
+    except (KitError, MemoryError, _Skipped):
         raise
     except Exception as error:
         raise SubjectError(unit.driver, f"its factory raised {type(error).__name__}: {error}") from error
 
 
 def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
+    if SCENARIOS[unit.scenario].lockstep:
+        found = find_lasso(subject, unit.fairness)
+        if found is not None:
+            return _found_in_lockstep(unit, subject, found)
     space = Space(subject.system, unit.preemption)
     product = Product(subject.clauses, subject.capabilities)
     deadline = None if unit.seconds is None else begin + unit.seconds
     graph = explore(space, product, max_states=unit.states, deadline=deadline)
     progress, weakest = _progress(unit, subject, graph)
     examples = [*_safety(unit, subject, graph), *progress]
+    sampled = None if graph.complete else _sample(unit, subject)
+    if sampled is not None:
+        examples.extend(_from_samples(unit, subject, sampled, {example.clause for example in examples}))
     reached = product.reached | set(weakest) | {example.clause for example in examples}
     return Outcome(
         unit,
         states=len(graph.states),
-        executions=executions(graph) if graph.complete else 0,
+        executions=executions(graph) if sampled is None else sampled.executions,
         complete=graph.complete,
         cut=graph.cut,
-        reached=frozenset(reached),
+        reached=frozenset(reached if sampled is None else reached | sampled.reached),
         examples=tuple(examples),
-        weakest=weakest,
+        weakest=weakest if graph.complete else {},
         failure=next(iter(graph.errors), ""),
     )
+
+
+def _found_in_lockstep(unit: Unit, subject: Subject, found: FairCycle) -> Outcome:
+    """A fair cycle was found without the state graph, which is then not built."""
+    broken = [
+        clause
+        for clause in subject.clauses
+        if clause.progress is found.kind and (clause.cycle is None or clause.cycle(found.steps))
+    ]
+    schedule, recording = explain_cycle(subject, found)
+    examples = tuple(_cycle_example(unit, clause, found.kind, found.fairness, schedule, recording) for clause in broken)
+    reached = frozenset(clause.id for clause in broken)
+    return Outcome(unit, executions=1, cut="a fair cycle was found first", reached=reached, examples=examples)
+
+
+def _sample(unit: Unit, subject: Subject) -> Samples:
+    """Of what is too large to exhaust, a sample besides."""
+    return sample(subject, mixture(subject, unit.seed), executions=SAMPLES, deadline=time.monotonic() + SAMPLE_SECONDS)
+
+
+def _from_samples(unit: Unit, subject: Subject, sampled: Samples, known: set[str]) -> list[Counterexample]:
+    examples: list[Counterexample] = []
+    for clause, schedule in sampled.broken.items():
+        if clause not in known:
+            small, recording = explain_sample(subject, schedule, clause)
+            examples.append(_example(unit, clause, recording.broken[clause], small, recording))
+    return examples
 
 
 # ---- counterexamples -------------------------------------------------------------------------------------------------
@@ -197,10 +258,16 @@ def _deadlock(unit: Unit, subject: Subject, graph: Graph, clause: Clause) -> Cou
 
 def _lasso(unit: Unit, subject: Subject, clause: Clause, lasso: Lasso) -> Counterexample:
     schedule, recording = explain_lasso(subject, lasso)
+    return _cycle_example(unit, clause, lasso.kind, lasso.fairness, schedule, recording)
+
+
+def _cycle_example(
+    unit: Unit, clause: Clause, kind: Progress, fairness: Fairness, schedule: Schedule, recording: Recording
+) -> Counterexample:
     cycle = schedule.cycle or 0
-    sentence = lasso_sentence(lasso.kind, lasso.fairness, recording, cycle)
+    sentence = lasso_sentence(kind, fairness, recording, cycle)
     start = recording.offsets[cycle] if cycle < len(recording.offsets) else len(recording.steps)
-    return evolve(_example(unit, clause.id, sentence, schedule, recording), cycle_start=start, fairness=lasso.fairness)
+    return evolve(_example(unit, clause.id, sentence, schedule, recording), cycle_start=start, fairness=fairness)
 
 
 def _example(unit: Unit, clause: str, sentence: str, schedule: Schedule, recording: Recording) -> Counterexample:

@@ -7,17 +7,15 @@ strongly connected sets are drawn together. The number is exact and often astron
 from __future__ import annotations
 
 from migrate_vma_conformance.explore.graph import Graph
-from migrate_vma_conformance.explore.liveness import components
 
 
 def executions(graph: Graph) -> int:
     """The number of executions of a complete graph."""
-    following = [tuple([target for _, target in out or ()]) for out in graph.out]
     part_of: dict[int, int] = {}
     counts: list[int] = []
-    for part in components(frozenset(range(len(following))), following.__getitem__):
+    for part in graph.parts():
         number = len(counts)
         part_of.update(dict.fromkeys(part, number))
-        ways = [part_of[target] for state in part for target in following[state] if part_of[target] != number]
+        ways = [part_of[target] for state in part for _, target in graph.out[state] or () if part_of[target] != number]
         counts.append(sum(counts[way] for way in ways) or 1)
     return counts[part_of[0]]

@@ -136,9 +136,10 @@ def explain_break(subject: Subject, path: list[Transition], clause: str) -> tupl
         Unconfirmed: the path itself does not break the clause when it is run.
     """
     schedule = schedule_of(subject.system, subject.preemption, moves_of(path))
+    alone = evolve(subject, clauses=tuple(each for each in subject.clauses if each.id == clause))
 
     def fails(candidate: Schedule) -> Schedule | None:
-        recording = record(subject, candidate, until=clause)
+        recording = record(alone, candidate, until=clause)
         return evolve(candidate, steps=recording.when[clause]) if clause in recording.broken else None
 
     return _confirmed(subject, schedule, fails, clause, until=clause)
@@ -147,9 +148,10 @@ def explain_break(subject: Subject, path: list[Transition], clause: str) -> tupl
 def explain_deadlock(subject: Subject, path: list[Transition]) -> tuple[Schedule, Recording]:
     """As `explain_break`, for a state in which nothing can run."""
     schedule = schedule_of(subject.system, subject.preemption, moves_of(path))
+    unjudged = evolve(subject, clauses=())
 
     def fails(candidate: Schedule) -> Schedule | None:
-        recording = record(subject, candidate)
+        recording = record(unjudged, candidate)
         return evolve(candidate, steps=len(recording.offsets)) if recording.stuck else None
 
     return _confirmed(subject, schedule, fails, "a deadlock")

@@ -5,8 +5,10 @@ Breadth first, so the first path to a broken clause is a shortest one. `complete
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from attrs import define, field, frozen
 from migrate_vma_impl.machine.space import Space, State, Transition
@@ -44,6 +46,14 @@ class Graph:
     deadlocks: list[int] = field(factory=list)
     complete: bool = True
     cut: str = ""
+    _parts: list[frozenset[int]] | None = None
+
+    def parts(self) -> list[frozenset[int]]:
+        """The strongly connected sets of states, each after those that can be reached from it. Worked out once."""
+        if self._parts is None:
+            following = [[target for _, target in out or ()] for out in self.out]
+            self._parts = list(components(range(len(following)), following.__getitem__))
+        return self._parts
 
     def path(self, state: int) -> list[Transition]:
         """The transitions from the first state to this one."""
@@ -60,6 +70,42 @@ class Graph:
         self.breaks.setdefault(one.clause, Break(one, state, move))
 
 
+def components(nodes: Iterable[int], following: Callable[[int], Iterable[int]]) -> Iterator[frozenset[int]]:
+    """Strongly connected components (Tarjan 1972, without recursion)."""
+    order: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    for root in nodes:
+        if root in order:
+            continue
+        order[root] = low[root] = len(order)
+        stack.append(root)
+        on_stack.add(root)
+        work = [(root, iter(following(root)))]
+        while work:
+            node, targets = work[-1]
+            for target in targets:
+                if target not in order:
+                    order[target] = low[target] = len(order)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(following(target))))
+                    break
+                if target in on_stack:
+                    low[node] = min(low[node], order[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == order[node]:
+                    part: set[int] = set()
+                    while node not in part:
+                        top = stack.pop()
+                        on_stack.discard(top)
+                        part.add(top)
+                    yield frozenset(part)
+
 def explore(
     space: Space, product: Product, *, max_states: int | None = None, deadline: float | None = None, progress: Progress | None = None
 ) -> Graph:
@@ -70,6 +116,31 @@ def explore(
         graph.add_break(one, 0, None)
     numbers: dict[tuple[int, ...], int] = {}
     _add(graph, numbers, space.first, contract, 0, None)
+    with _no_collection():
+        _expand_all(graph, numbers, max_states, deadline, progress)
+    graph.complete = not graph.cut
+    return graph
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of tuples and no garbage: the collector would walk them all again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _expand_all(
+    graph: Graph,
+    numbers: dict[tuple[int, ...], int],
+    max_states: int | None,
+    deadline: float | None,
+    progress: Progress | None,
+) -> None:
     number = 0
     while number < len(graph.states):
         if number % _EVERY == 0:
@@ -83,8 +154,6 @@ def explore(
             break
         _expand(graph, numbers, number)
         number += 1
-    graph.complete = not graph.cut
-    return graph
 
 
 def _add(

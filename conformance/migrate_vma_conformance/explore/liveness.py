@@ -15,14 +15,14 @@ only of a complete graph.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from attrs import frozen
 from migrate_vma_impl.machine.space import Transition
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.registry import Progress
 
-from migrate_vma_conformance.explore.graph import Graph
+from migrate_vma_conformance.explore.graph import Graph, components
 from migrate_vma_conformance.options import Fairness
 
 
@@ -50,7 +50,7 @@ def lassos(graph: Graph, fairness: Fairness) -> list[Lasso]:
         kind = Progress.STARVATION if starved_tasks(whole, part) else Progress.LIVELOCK
         if _is_open(graph, part):
             found.append(witness(whole, part, fairness, kind))
-    for choice in sorted({move.choice for out in graph.out for move, _ in out or () if move.choice is not None}):
+    for choice in sorted({move.choice for out in graph.out for move, _ in out or () if move.choice is not None and move.answer}):
         short = Region(graph, choice)
         parts = (part for part in fair_components(short, fairness) if short.asks(part) and _is_open(graph, part))
         found.extend(witness(short, part, fairness, Progress.ENDLESS_RETRY) for part in parts)
@@ -90,7 +90,7 @@ def fair_components(region: Region, fairness: Fairness) -> list[frozenset[int]]:
     Strong fairness and F3 are pairs (states that ask, steps that serve): a set that asks without serving is searched again
     without the states that ask (Emerson and Lei's refinement of Streett conditions).
     """
-    work = [frozenset(number for number, out in enumerate(region.graph.out) if out)]
+    work = [part for part in region.graph.parts() if _has_cycle(region.graph, part)]
     found: list[frozenset[int]] = []
     while work:
         inside = work.pop()
@@ -103,6 +103,10 @@ def fair_components(region: Region, fairness: Fairness) -> list[frozenset[int]]:
             elif part - drop:
                 work.append(part - drop)
     return sorted(found, key=min)
+
+
+def _has_cycle(graph: Graph, part: frozenset[int]) -> bool:
+    return len(part) > 1 or any(target in part for state in part for _, target in graph.out[state] or ())
 
 
 def _unserved(region: Region, part: frozenset[int], fairness: Fairness) -> frozenset[int] | None:
@@ -149,43 +153,6 @@ def _asks_task(task: int) -> Asks:
 def _asks_cpu(graph: Graph, cpu: int) -> Asks:
     tasks = graph.space.tasks
     return lambda out: any(tasks[move.task].cpu == cpu for move, _ in out)
-
-
-def components(nodes: frozenset[int], following: Callable[[int], Iterable[int]]) -> Iterable[frozenset[int]]:
-    """Strongly connected components (Tarjan 1972, without recursion)."""
-    order: dict[int, int] = {}
-    low: dict[int, int] = {}
-    stack: list[int] = []
-    on_stack: set[int] = set()
-    for root in nodes:
-        if root in order:
-            continue
-        order[root] = low[root] = len(order)
-        stack.append(root)
-        on_stack.add(root)
-        work = [(root, iter(following(root)))]
-        while work:
-            node, targets = work[-1]
-            for target in targets:
-                if target not in order:
-                    order[target] = low[target] = len(order)
-                    stack.append(target)
-                    on_stack.add(target)
-                    work.append((target, iter(following(target))))
-                    break
-                if target in on_stack:
-                    low[node] = min(low[node], order[target])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == order[node]:
-                    part: set[int] = set()
-                    while node not in part:
-                        top = stack.pop()
-                        on_stack.discard(top)
-                        part.add(top)
-                    yield frozenset(part)
 
 
 def starved_tasks(region: Region, part: frozenset[int]) -> list[int]:

@@ -67,6 +67,8 @@ class Product:
 
     def after(self, number: int, move: Transition) -> tuple[int, tuple[Broken, ...]]:
         """The contract state after a transition, and the clauses that it breaks."""
+        if not self._steps and not self._monitors:
+            return number, ()
         key = (number, id(move))
         found = self._memo.get(key)
         if found is None:

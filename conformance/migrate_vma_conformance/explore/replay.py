@@ -86,23 +86,19 @@ def schedule_of(system: System, preemption: Preemption, path: Iterable[tuple[int
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], Schedule | None]) -> Schedule:
-    """Remove switches and answers, one by one and until none can go. `fails` gives the schedule (cut to length) if it still fails."""
+    """Remove answers and switches, the last first, until none can go. `fails` gives the schedule (cut to length) if it still fails."""
     again = True
     while again:
         again = False
-        for smaller in _smaller(schedule):
-            kept = fails(smaller)
-            if kept is not None:
-                schedule, again = kept, True
-                break
+        for field in ("answers", "switches"):
+            place = len(getattr(schedule, field)) - 1
+            while place >= 0:
+                smaller = evolve(schedule, steps=None, **{field: _without(getattr(schedule, field), place)})
+                kept = fails(smaller)
+                if kept is not None:
+                    schedule, again = kept, True
+                place = min(place, len(getattr(schedule, field))) - 1
     return schedule
-
-
-def _smaller(schedule: Schedule) -> Iterable[Schedule]:
-    for number in range(len(schedule.answers)):
-        yield evolve(schedule, answers=_without(schedule.answers, number), steps=None)
-    for number in range(len(schedule.switches)):
-        yield evolve(schedule, switches=_without(schedule.switches, number), steps=None)
 
 
 def _without(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:

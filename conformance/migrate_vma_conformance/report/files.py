@@ -5,18 +5,20 @@ A directory gets report.json, and for each violation GENERATION-CLAUSE.txt (the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
-
 
 from migrate_vma_conformance.errors import UsageError
 from migrate_vma_conformance.report.json_report import report_document, text
 from migrate_vma_conformance.report.splat import splat
-from migrate_vma_conformance.verdict import Report
+from migrate_vma_conformance.verdict import ClauseVerdict, Counterexample, Report
 from migrate_vma_spec.registry import Clause
+from migrate_vma_spec.schema import write_trace
 
 Json: TypeAlias = "str | float | list[Json] | dict[str, Json] | None"
 
@@ -25,32 +27,50 @@ _LARGEST = 64_000_000
 """Bytes of a file that `replay` reads; a report of every clause in every generation has under one million."""
 
 
+def make_directory(directory: Path) -> None:
+    """Make sure that a report can be written there, before anybody waits for it.
+
+    Raises:
+        UsageError: it is no directory, or cannot be made or written to.
+    """
+    with _told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+
+
 def write_report(report: Report, directory: Path, clauses: Mapping[str, Clause], *, strict: bool = False) -> None:
     """Write the report and its counterexamples.
 
     Raises:
         UsageError: the directory cannot be written to.
     """
+    make_directory(directory)
+    with _told(directory):
+        (directory / "report.json").write_text(text(report_document(report, strict=strict)) + "\n", encoding="utf-8")
+        for generation, verdict, example in _violations(report):
+            lines = splat(verdict, report.subject, generation, clauses.get(verdict.clause))
+            stem = re.sub(r"[^\w.-]+", "-", f"{generation}-{verdict.clause}").strip("-.")
+            (directory / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_trace(directory / f"{stem}.jsonl", example.steps)
+
+
+@contextlib.contextmanager
+def _told(directory: Path) -> Generator[None]:
+    """What the file system refuses, in words."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, content in _contents(report, clauses, strict=strict):
-            (directory / name).write_text(content, encoding="utf-8")
+        yield
     except OSError as error:
         problem = f"cannot be written to ({error.strerror})"
         raise UsageError(str(directory), "--output", problem, "a directory, or a path where one can be made") from error
 
 
-def _contents(report: Report, clauses: Mapping[str, Clause], *, strict: bool) -> Iterator[tuple[str, str]]:
-    from migrate_vma_spec.schema import write_trace
-
-    yield "report.json", text(report_document(report, strict=strict)) + "\n"
+def _violations(report: Report) -> Iterator[tuple[str, ClauseVerdict, Counterexample]]:
+    """Each violated verdict with the name of its generation and its counterexample."""
     for generation in report.generations:
         for verdict in generation.clauses.values():
             if verdict.counterexample is not None:
-                stem = re.sub(r"[^\w.-]+", "-", f"{generation.name}-{verdict.clause}").strip("-.")
-                lines = splat(verdict, report.subject, generation.name, clauses.get(verdict.clause))
-                yield f"{stem}.txt", "\n".join(lines) + "\n"
-                yield f"{stem}.jsonl", "".join(write_trace(verdict.counterexample.steps))
+                yield generation.name, verdict, verdict.counterexample
 
 
 def token_of(given: str) -> str:

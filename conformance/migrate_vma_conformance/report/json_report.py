@@ -7,6 +7,7 @@ from typing import Any
 
 from migrate_vma_conformance.report.pretty import ordered
 from migrate_vma_conformance.verdict import ClauseVerdict, Replay, Report, ScenarioEvidence, exit_code, exit_of
+from migrate_vma_spec.schema import to_json
 
 
 def report_document(report: Report, *, strict: bool = False) -> dict[str, Any]:
@@ -42,8 +43,6 @@ def clause_document(verdict: ClauseVerdict) -> dict[str, Any]:
 
 def replay_document(replay: Replay, *, strict: bool = False) -> dict[str, Any]:
     """A replay as JSON values: the verdict, and the trace by the schema of events, with the function that made each step."""
-    from migrate_vma_spec.schema import step_document
-
     return {
         "token": replay.token,
         "subject": replay.subject,
@@ -53,7 +52,7 @@ def replay_document(replay: Replay, *, strict: bool = False) -> dict[str, Any]:
         "sentence": replay.verdict.counterexample.sentence if replay.verdict.counterexample is not None else "",
         "first_step": replay.first_step,
         "cycle_start": replay.cycle_start,
-        "trace": [step_document(step) for step in replay.steps],
+        "trace": [to_json(step) for step in replay.steps],
         "stacks": [list(stack) for stack in replay.stacks],
         "state": list(replay.state),
         "exit": exit_of([replay.verdict], strict=strict),
