@@ -1,1 +1,1 @@
-"""The migrate_vma contract, executable: the vocabulary of traces, the clauses, and the reference model. Imports nothing of ours."""
+"""The migrate_vma contract, executable: the vocabulary of traces, the clauses, the reference model. Imports nothing of ours."""

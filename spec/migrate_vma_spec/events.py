@@ -139,6 +139,13 @@ class FolioAllocated(Event):
 
 
 @frozen
+class AllocationFailed(Event):
+    """The page allocator had no free frame for `what`."""
+
+    what: str
+
+
+@frozen
 class FolioFreed(Event):
     """Returned to its allocator, after its last reference was put and its driver's free callback ran."""
 
@@ -193,9 +200,28 @@ class FolioDirtied(Event):
 
 
 @frozen
+class FolioRead(Event):
+    """The counts and flags of a folio were read by code that decides by them."""
+
+    pfn: int
+    refcount: int
+    mapcount: int
+
+
+@frozen
+class FolioUptodate(Event):
+    """__folio_mark_uptodate: the contents are complete before the page-table entry that shows them."""
+
+    pfn: int
+
+
+@frozen
 class LruIsolated(Event):
+    """folio_isolate_lru: where it was `done`, the same step took the isolation's reference. `refcount` is the count after it."""
+
     pfn: int
     done: bool
+    refcount: int | None = None
 
 
 @frozen
@@ -217,6 +243,13 @@ class LruPutBack(Event):
 @frozen
 class LruDrained(Event):
     """A CPU's batch went to the lists, each folio losing the batch's reference (lru_add_drain). `freed` had no other."""
+
+    pfns: tuple[int, ...]
+
+
+@frozen
+class LruBatchRead(Event):
+    """lru_add_drain found these folios in its CPU's batch, and goes on to drain them."""
 
     pfns: tuple[int, ...]
 
@@ -253,6 +286,15 @@ class ExclusiveShared(Event):
     """folio_try_share_anon_rmap: the page gives up anon-exclusivity (`done`), or may not (pinned)."""
 
     pfn: int
+    done: bool
+
+
+@frozen
+class ExclusiveTaken(Event):
+    """A write fault on a page that is mapped read-only: it becomes exclusive to its one user (`done`), or has others."""
+
+    pfn: int
+    refcount: int
     done: bool
 
 
@@ -384,6 +426,27 @@ class MmExited(Event):
 
 
 @frozen
+class MmGot(Event):
+    """mmget_not_zero: the address space cannot exit while the caller uses it."""
+
+    mm: int
+    users: int
+
+
+@frozen
+class MmGetMissed(Event):
+    mm: int
+
+
+@frozen
+class MmPut(Event):
+    """mmput. The user that leaves none behind tears the address space down."""
+
+    mm: int
+    users: int
+
+
+@frozen
 class VmaMapped(Event):
     mm: int
     start: int
@@ -419,12 +482,12 @@ class InvalidateEnded(Event):
 
 @frozen
 class DeviceMapped(Event):
-    """The driver's mirror page table maps `addr`."""
+    """The driver's mirror page table maps `addr`; `pfn` is None for the zero page."""
 
     device: str
     mm: int
     addr: int
-    pfn: int
+    pfn: int | None
     write: bool
 
 
@@ -433,12 +496,20 @@ class DeviceUnmapped(Event):
     device: str
     mm: int
     addr: int
-    pfn: int
+    pfn: int | None
 
 
 @frozen
 class IntervalRead(Event):
     """mmu_interval_read_begin of the device's interval notifier."""
+
+    device: str
+    mm: int
+
+
+@frozen
+class IntervalInvalidated(Event):
+    """mmu_interval_set_seq in the driver's invalidate callback: the reads of this device and mm that are open are stale now."""
 
     device: str
     mm: int
@@ -594,7 +665,7 @@ class FinalizeReturned(Event):
     call: int
 
 
-# ---- the device's life, and the end of a broken run ------------------------------------------------------------------
+# ---- the device's life, a driver's own state, and the end of a broken run --------------------------------------------
 
 
 @frozen
@@ -609,6 +680,38 @@ class DeviceGone(Event):
     """memunmap_pages is done: no page of the device holds a reference to its pgmap."""
 
     device: str
+
+
+@frozen
+class PgmapPut(Event):
+    """A freed device page dropped its reference to the pgmap, as its last act; `refs` are left."""
+
+    device: str
+    refs: int
+
+
+@frozen
+class ZoneDeviceDataRead(Event):
+    """The driver looked at page->zone_device_data."""
+
+    pfn: int
+
+
+@frozen
+class NotifierSubscribed(Event):
+    """mmu_interval_notifier_insert: the device's callback hears of invalidations of this address space from now on."""
+
+    device: str
+    mm: int
+
+
+@frozen
+class DriverStep(Event):
+    """A step on a driver's own state (`field` of its declaration), in words; no clause reads it."""
+
+    device: str
+    field: str
+    what: str
 
 
 @frozen

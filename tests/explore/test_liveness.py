@@ -9,7 +9,7 @@ import pytest
 from migrate_vma_conformance.explore.counting import executions
 from migrate_vma_conformance.explore.explain import moves_of
 from migrate_vma_conformance.explore.graph import explore
-from migrate_vma_conformance.explore.liveness import components, is_fair_cycle, lassos
+from migrate_vma_conformance.explore.liveness import is_fair_cycle, lassos
 from migrate_vma_conformance.explore.product import Product
 from migrate_vma_conformance.explore.replay import check_cycle, schedule_of
 from migrate_vma_conformance.options import Fairness
@@ -119,8 +119,7 @@ def test_components_are_those_of_networkx(protocol):
     following = {state: [target for _, target in out] for state, out in enumerate(graph.out)}
     drawn = networkx.DiGraph((state, target) for state, targets in following.items() for target in targets)
     drawn.add_nodes_from(following)
-    ours = set(components(frozenset(following), following.__getitem__))
-    assert ours == {frozenset(part) for part in networkx.strongly_connected_components(drawn)}
+    assert set(graph.parts()) == {frozenset(part) for part in networkx.strongly_connected_components(drawn)}
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)

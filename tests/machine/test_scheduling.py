@@ -66,7 +66,15 @@ async def increment_with_a_might_sleep():
     await write(A, value + 1)
 
 
+async def increment_around_a_mutex():
+    value = await read(A)
+    await mutex_lock(MUTEX)
+    await mutex_unlock(MUTEX)
+    await write(A, value + 1)
+
+
 PROGRAMS = {
+    "and a mutex": increment_around_a_mutex,
     "without a lock": increment_without_a_lock,
     "under a spinlock": increment_under_a_spinlock,
     "under a mutex": increment_under_a_mutex,
@@ -112,6 +120,8 @@ def test_readers_share_and_exclude_a_writer():
         ("with a might_sleep", Preemption.VOLUNTARY, True),
         ("with a might_sleep", Preemption.NONE, False),
         ("under a spinlock", Preemption.FULL, False),
+        ("and a mutex", Preemption.VOLUNTARY, True),
+        ("and a mutex", Preemption.NONE, False),
     ],
 )
 def test_where_a_task_can_lose_its_cpu(program, preemption, lost):

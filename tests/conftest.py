@@ -1,0 +1,12 @@
+"""What every test runs under: a profile of Hypothesis."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Deterministic in CI and under xdist; HYPOTHESIS_PROFILE=search draws new examples every time.
+settings.register_profile("checked", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "checked"))

@@ -1,0 +1,68 @@
+"""Every clause with a predicate keeps what is right and catches what is wrong: the tables of cases, run."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrate_vma_spec.judge import Judge
+from migrate_vma_spec.registry import REGISTRY
+from tests.spec import (
+    alternative_cases,
+    calling_cases,
+    contents_cases,
+    entries_cases,
+    locks_cases,
+    notifiers_cases,
+    page_tables_cases,
+    references_cases,
+)
+from tests.spec.traces import FLOWS, judged
+
+TABLES = (
+    calling_cases,
+    entries_cases,
+    locks_cases,
+    references_cases,
+    page_tables_cases,
+    contents_cases,
+    notifiers_cases,
+    alternative_cases,
+)
+CASES = [case for table in TABLES for case in table.CASES]
+BROKEN = [pytest.param(case, wrong, id=f"{case.clause}-{name}") for case in CASES for name, wrong in case.broken.items()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.clause)
+def test_a_clause_is_kept(case):
+    broken, reached = judged(case.kept, case.capabilities)
+    assert broken == []
+    assert case.clause in reached
+
+
+def capabilities_of(case, wrong):
+    return case.capabilities if wrong.capabilities is None else wrong.capabilities
+
+
+@pytest.mark.parametrize(("case", "wrong"), BROKEN)
+def test_a_clause_is_broken_and_no_neighbour_is_blamed(case, wrong):
+    broken, _ = judged(wrong.trace, capabilities_of(case, wrong))
+    assert set(broken) == {case.clause} | wrong.also
+
+
+def test_every_clause_with_a_predicate_has_a_case():
+    judged_here = {clause.id for clause in REGISTRY.values() if clause.progress is None}
+    assert {case.clause for case in CASES} == judged_here
+    assert all(case.broken for case in CASES)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_correct_flow_breaks_nothing(name):
+    trace, capabilities = FLOWS[name]
+    assert judged(trace, capabilities)[0] == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.clause)
+def test_a_clause_that_fired_is_silent_afterwards(case):
+    wrong = next(iter(case.broken.values()))
+    judge = Judge(capabilities_of(case, wrong), [REGISTRY[case.clause]])
+    assert len([*judge.feed_all([*wrong.trace, *wrong.trace]), *judge.end()]) == 1

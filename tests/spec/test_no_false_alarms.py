@@ -1,0 +1,205 @@
+"""Traces that look suspicious and are right: what other tasks do meanwhile, what the contract allows, what is not known."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrate_vma_spec.events import (
+    CacheFlushed,
+    CallbackEntered,
+    CallbackReturned,
+    CpuAccessed,
+    ExclusiveShared,
+    FaultBegan,
+    FaultEnded,
+    FinalizeReturned,
+    FlagsMoved,
+    FolioAllocated,
+    FolioChecked,
+    FolioFreed,
+    FolioGot,
+    FolioLocked,
+    FolioLockMissed,
+    FolioMoved,
+    FolioPut,
+    FolioUnlocked,
+    FreeCallback,
+    InvalidateBegan,
+    MmCreated,
+    MmForked,
+    Oops,
+    OperationBegan,
+    OperationEnded,
+    PagesCalled,
+    PteChanged,
+    RmapRemoved,
+    SetupCalled,
+    SetupReturned,
+    TlbFilled,
+    TlbFlushed,
+)
+from migrate_vma_spec.judge import Judge
+from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Select, VmFault
+from tests.spec import alternative_cases
+from tests.spec.traces import (
+    ABORTED,
+    BOOT,
+    DEVICE_START,
+    ENTRY,
+    EVICT,
+    FAULT,
+    FAULT_REFERENCED,
+    FAULT_REFILL,
+    HOLE,
+    LOSER,
+    MMAP,
+    MMAP_OFF,
+    PINNED,
+    PTL,
+    PTL_OFF,
+    REFERENCED,
+    REFILL,
+    SETUP,
+    TO_DEVICE,
+    TRYLOCKED,
+    after,
+    before,
+    by,
+    change,
+    events,
+    judged,
+    migration,
+    present,
+    system_page,
+    the,
+    up_to,
+    without,
+)
+
+TRACES = {}
+
+
+def accepted(make):
+    TRACES[make.__name__] = make
+    return make
+
+
+SET_UP = the(TO_DEVICE, SetupReturned)[0]
+ENTERED = CallbackEntered(10, 0, 2)
+RETURNED = CallbackReturned(10, 0, 2, VmFault.NONE)
+FINALIZED = FinalizeReturned(0)
+PAGES = the(TO_DEVICE, PagesCalled)[0]
+
+
+@accepted
+def a_transient_reference_of_another_task_comes_and_goes():
+    return before(TO_DEVICE, PAGES, FolioGot(1, 2), FolioPut(1, 1), task="spec1"), TRYLOCKED
+
+
+@accepted
+def a_loser_retries_while_the_winner_migrates():
+    return up_to(FAULT, ENTERED) + LOSER + FAULT[len(up_to(FAULT, ENTERED)) :], TRYLOCKED
+
+
+@accepted
+def a_page_that_setup_restored_begins_another_migration_before_setup_returns():
+    other = (
+        *(FolioGot(1, 3), FolioLocked(1, blocking=False), InvalidateBegan(0, 2, 3, NotifyReason.MIGRATE, "gpu"), PTL),
+        *(CacheFlushed(0, 2), PteChanged(0, 2, present(1), PTE_NONE), TlbFlushed(0, 2, 3), ExclusiveShared(1, done=True)),
+        *(PteChanged(0, 2, PTE_NONE, migration(1, young=True)), RmapRemoved(1, 0, 2, 0), FolioPut(1, 2), PTL_OFF),
+    )
+    start = by("mig1", OperationBegan("migrate"), MMAP, SETUP)
+    returned = the(PINNED, SetupReturned)[0]
+    return up_to(
+        before(before(PINNED, returned, *events(start), task="mig1"), returned, *other, task="mig1"), returned
+    ), TRYLOCKED
+
+
+@accepted
+def a_zap_flushes_after_it_dropped_the_page_table_lock():
+    zap = (PTL, PteChanged(0, 2, present(1, dirty=True), PTE_NONE), RmapRemoved(1, 0, 2, 0), PTL_OFF)
+    load = CpuAccessed(0, 2, 1, write=True)
+    trace = BOOT + system_page() + by("cpu1", TlbFilled(0, 2, present(1, dirty=True)), load) + by("zap0", *zap)
+    return trace + by("cpu1", load) + by("zap0", TlbFlushed(0, 2, 3), FolioPut(1, 0), FolioFreed(1)), TRYLOCKED
+
+
+@accepted
+def a_parent_still_writes_while_it_forks_and_the_child_sees_it():
+    fork = (
+        *(OperationBegan("fork"), MmCreated(1), MmForked(0, 1), PTL),
+        *(PteChanged(0, 2, present(1), present(1, write=False)), PteChanged(1, 2, PTE_NONE, present(1, write=False)), PTL_OFF),
+    )
+    store = CpuAccessed(0, 2, 1, write=True)
+    trace = BOOT + system_page() + by("cpu1", TlbFilled(0, 2, present(1)), store) + by("fork0", *fork) + by("cpu1", store)
+    end = by("fork0", TlbFlushed(0, 0, 8), OperationEnded("fork", 0))
+    return trace + end + by("cpu2", CpuAccessed(1, 2, 1, write=False)), TRYLOCKED
+
+
+@accepted
+def the_winner_frees_the_page_in_its_own_finalize_and_it_is_used_again_in_the_callback():
+    again = (FolioAllocated(10, 1, locked=False), FolioPut(10, 0), FreeCallback(10), FolioFreed(10))
+    return before(FAULT_REFILL, RETURNED, *again, task="drv0"), REFILL
+
+
+@accepted
+def a_driver_gives_up_an_entry_together_with_its_destination():
+    return change(ABORTED, PagesCalled, src=(ENTRY & ~HOLE,)), TRYLOCKED
+
+
+@accepted
+def a_driver_stops_after_a_setup_that_took_nothing():
+    return PINNED, TRYLOCKED
+
+
+@accepted
+def a_migration_under_a_fault_elsewhere_needs_no_fault_page():
+    call = SetupCalled(0, 0, 4, 5, Select.SYSTEM, "gpu", None, 1, 1)
+    nothing = (call, SetupReturned(0, 0, 4, 5, 0, 1, (0,)))
+    return after(FAULT, ENTERED, *nothing), TRYLOCKED
+
+
+@accepted
+def a_page_is_tolerated_with_one_reference_too_many_on_the_device_and_then_refused():
+    trace = change(EVICT, FolioChecked, refcount=2)
+    trace = without(change(trace, FolioMoved, refcount=2, moved=False), FlagsMoved(10, 2))
+    return up_to(trace, the(trace, FolioMoved)[0]), TRYLOCKED
+
+
+@accepted
+def a_trace_that_shows_no_frame_is_not_judged_by_what_it_does_not_say():
+    return [step for step in TO_DEVICE if type(step.event).__name__ != "FrameAdded"], TRYLOCKED
+
+
+@accepted
+def a_lock_is_handed_over_and_the_heir_is_slow_to_take_it():
+    handed = (FolioLockMissed(10), FolioLocked(10, blocking=True), FolioUnlocked(10))
+    return DEVICE_START + by("a1", FolioLocked(10, blocking=False), FolioUnlocked(10)) + by("b2", *handed), TRYLOCKED
+
+
+@accepted
+def the_mapping_is_restored_by_the_handler_when_the_driver_fails():
+    return alternative_cases.ERROR + by("cpu1", *alternative_cases.RESTORE, alternative_cases.FAILED), REFILL
+
+
+@accepted
+def a_referenced_fault_meets_a_second_one_and_gives_up():
+    second = by("cpu2", MMAP, FaultBegan(0, 2, write=False), PTL, FolioGot(10, 3), PTL_OFF, ENTERED)
+    second += by("cpu2", RETURNED, FolioPut(10, 2), FaultEnded(0, 2, VmFault.NONE), MMAP_OFF)
+    return up_to(FAULT_REFERENCED, ENTERED) + second + FAULT_REFERENCED[len(up_to(FAULT_REFERENCED, ENTERED)) :], REFERENCED
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_it_breaks_no_clause(name):
+    trace, capabilities = TRACES[name]()
+    assert judged(trace, capabilities, end=False)[0] == []
+
+
+def test_nothing_is_judged_after_an_oops():
+    oops = by("mig0", Oops("use after free", 1))
+    judge = Judge(TRYLOCKED)
+    assert judge.feed_all(up_to(TO_DEVICE, SET_UP) + oops + by("mig0", OperationEnded("migrate", 0))) == []
+    assert judge.end() == []
+
+
+def test_at_a_dead_end_nothing_is_a_leak_yet():
+    assert judged(up_to(TO_DEVICE, SET_UP), TRYLOCKED)[0] == []
