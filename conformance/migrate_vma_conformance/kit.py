@@ -12,13 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attrs import frozen
-from migrate_vma_impl.generations import GENERATIONS, Generation
-from migrate_vma_impl.machine.system import Preemption
-from migrate_vma_spec.events import Step
-from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.registry import Clause
-from migrate_vma_spec.registry import Progress as ProgressKind
-from migrate_vma_spec.vocabulary import Capability
 
 from migrate_vma_conformance import unit as units
 from migrate_vma_conformance.catalogue import clauses_by_id
@@ -41,6 +34,13 @@ from migrate_vma_conformance.verdict import (
     ScenarioEvidence,
     conclude,
 )
+from migrate_vma_impl.generations import GENERATIONS, Generation
+from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_spec.events import Step
+from migrate_vma_spec.judge import Judge
+from migrate_vma_spec.registry import Clause
+from migrate_vma_spec.registry import Progress as ProgressKind
+from migrate_vma_spec.vocabulary import Capability
 
 NOT_COVERED = (
     "weak memory order (the machine is sequentially consistent), interrupts, and NMIs",

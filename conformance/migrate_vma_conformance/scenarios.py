@@ -4,8 +4,8 @@ Rules:
 - A scenario asks for nothing but the public operations of a driver and the system calls of the simulated kernel.
 - The prologue builds the first state alone and is not searched; the actors are.
 - An exhausted scenario is a bound that a verdict states: so many tasks, these operations, one page.
-- `progress` names the progress clauses that the scenario is meant for: a cycle is judged in every scenario, but that there is none
-  counts as evidence only where the clause could have been broken.
+- `progress` names the progress clauses that the scenario is meant for: a cycle is judged in every scenario, but that there is
+  none counts as evidence only where the clause could have been broken.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from attrs import evolve, frozen
+
 from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Config, Kernel
@@ -45,10 +46,10 @@ class Actor:
 class Scenario:
     """`short`: allocations may fail. `workers`: CPUs have their workers. `driver`: a built-in driver that plays instead.
 
-    `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run. `judges` are the
-    clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it. `adds_to`
-    are the clauses to whose evidence it belongs, where that is not all of them; what it breaks counts for every clause. With
-    `lockstep` a fair cycle is looked for before the whole state graph is.
+    `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run. `judges` are
+    the clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it.
+    `adds_to` are the clauses to whose evidence it belongs, where that is not all of them; what it breaks counts for every
+    clause. With `lockstep` a fair cycle is looked for before the whole state graph is.
     """
 
     name: str
@@ -82,7 +83,8 @@ def build(
     driver = make_driver(kernel)
     kernel.attach(driver)
     workers = tuple(
-        Task(f"kworker/{cpu}", cpu, kworker, (kernel, cpu), daemon=True) for cpu in range(scenario.config.cpus if scenario.workers else 0)
+        Task(f"kworker/{cpu}", cpu, kworker, (kernel, cpu), daemon=True)
+        for cpu in range(scenario.config.cpus if scenario.workers else 0)
     )
     actors = tuple(Task(actor.name, actor.cpu, _act, (actor.act, kernel, driver)) for actor in scenario.actors)
     prologue = Task("init", 0, _boot, (scenario.prologue, kernel, driver))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from migrate_vma_impl.driver import Driver
+
+from migrate_vma_conformance.errors import SubjectError, UsageError, listed
 from migrate_vma_impl import generations
+from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.drivers import DRIVERS
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
-
-from migrate_vma_conformance.errors import SubjectError, UsageError, listed
 
 MakeDriver = Callable[[Kernel], Driver]
 

@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 from attrs import frozen
+
 from migrate_vma_impl.machine.schedule import Answer, Schedule, Switch
 
 VERSION = 1

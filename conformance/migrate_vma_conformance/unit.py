@@ -9,14 +9,6 @@ from __future__ import annotations
 import time
 
 from attrs import evolve, field, frozen
-from migrate_vma_impl.driver import Driver
-from migrate_vma_impl.generations import Generation
-from migrate_vma_impl.kernel import Kernel
-from migrate_vma_impl.machine.automaton import ModelError
-from migrate_vma_impl.machine.schedule import Schedule
-from migrate_vma_impl.machine.space import PrologueError, Space
-from migrate_vma_impl.machine.system import Preemption
-from migrate_vma_spec.registry import Clause, Progress
 
 from migrate_vma_conformance.catalogue import clauses_by_id
 from migrate_vma_conformance.errors import KitError, SubjectError
@@ -41,6 +33,14 @@ from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario, bui
 from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, load_patch, make_checked
 from migrate_vma_conformance.tokens import Token, encode
 from migrate_vma_conformance.verdict import Counterexample
+from migrate_vma_impl.driver import Driver
+from migrate_vma_impl.generations import Generation
+from migrate_vma_impl.kernel import Kernel
+from migrate_vma_impl.machine.automaton import ModelError
+from migrate_vma_impl.machine.schedule import Schedule
+from migrate_vma_impl.machine.space import PrologueError, Space
+from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_spec.registry import Clause, Progress
 
 SAMPLES = 200
 SAMPLE_SECONDS = 10.0

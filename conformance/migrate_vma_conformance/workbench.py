@@ -12,6 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from attrs import frozen
+
+from migrate_vma_conformance.explore.replay import Follower, schedule_of
+from migrate_vma_conformance.explore.sampling import End, end_of, errors_of
+from migrate_vma_conformance.subject import MakeDriver
+from migrate_vma_conformance.workload import Operation, Plan, tasks
 from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Config, Kernel
@@ -22,11 +27,6 @@ from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.mm_types import FreePages, Mm
 from migrate_vma_impl.workqueue import kworker
 from migrate_vma_spec.events import MmExited, Step
-
-from migrate_vma_conformance.explore.replay import Follower, schedule_of
-from migrate_vma_conformance.explore.sampling import End, end_of, errors_of
-from migrate_vma_conformance.subject import MakeDriver
-from migrate_vma_conformance.workload import Operation, Plan, tasks
 
 STEP_LIMIT = 5_000
 """A burst of three operations has a few hundred steps."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
+
 from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.kernel import Kernel
 from migrate_vma_impl.machine.system import Task

@@ -6,9 +6,11 @@ A mutation replaces one step or one line of what is right; where it is historica
 from __future__ import annotations
 
 from attrs import evolve, frozen
+
 from migrate_vma_impl.driver import Driver
-from migrate_vma_impl.drivers.test_hmm import AdaptedDmirror, Dmirror
+from migrate_vma_impl.drivers.test_hmm import Dmirror
 from migrate_vma_impl.generations import ENTRY_FIRST, TRYLOCKED, WAITING, Generation
+from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.mm import swap
 from migrate_vma_impl.mm.folio import folio_unlock
@@ -16,8 +18,6 @@ from migrate_vma_impl.mm.mm_types import MigrateVma
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, migration_entry_for
 from migrate_vma_spec.events import EntryRefilled
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, MIGRATE_PFN_WRITE, Select, VmFault, migrate_pfn
-
-from migrate_vma_impl.machine import traps
 
 
 @frozen
@@ -240,7 +240,12 @@ CORE = (
     Mutant("put before unlock in the fault path", ("C36",), FAULTS, evolve(WAITING, release_fault_page=put_then_unlock)),
     Mutant("finalize unlocks the fault folio", ("C31",), FAULTS, WAITING.with_steps(unlock_migrated=unlock_even_the_fault_page)),
     Mutant("restore forgets the lock", ("C21", "C44"), ("migrate-pin",), WAITING.with_steps(unlock_restored=forget_the_lock)),
-    Mutant("restore unlocks the fault folio", ("C31",), ("fault-borrow",), WAITING.with_steps(unlock_restored=unlock_even_the_fault_page)),
+    Mutant(
+        "restore unlocks the fault folio",
+        ("C31",),
+        ("fault-borrow",),
+        WAITING.with_steps(unlock_restored=unlock_even_the_fault_page),
+    ),
     Mutant("setup without the lock check", ("C30",), ("refused",), evolve(WAITING, check_fault_page=accept_unlocked)),
     Mutant("young bit lost", ("C64",), ("migrate-store", "round-trip"), WAITING.with_steps(collect_entry=lose_young)),
     Mutant(
@@ -249,9 +254,19 @@ CORE = (
         ("migrate-store",),
         WAITING.with_steps(flush_and_unlock=unlock_then_flush, flush_exclusive=flush_nothing),
     ),
-    Mutant("exclusivity is not given up", ("C66",), ("migrate-store", "round-trip"), WAITING.with_steps(share_exclusive=keep_exclusive)),
+    Mutant(
+        "exclusivity is not given up",
+        ("C66",),
+        ("migrate-store", "round-trip"),
+        WAITING.with_steps(share_exclusive=keep_exclusive),
+    ),
     Mutant("dirty bit lost", ("C61",), ("migrate-store", "round-trip"), WAITING.with_steps(keep_dirty=keep_clean)),
-    Mutant("any count will do", ("C46",), ("fault-borrow", "migrate-pin"), WAITING.with_steps(expected_references=any_count, check_page=always_good)),
+    Mutant(
+        "any count will do",
+        ("C46",),
+        ("fault-borrow", "migrate-pin"),
+        WAITING.with_steps(expected_references=any_count, check_page=always_good),
+    ),
     Mutant("finalize maps nothing", ("C57", "C58"), ("fault2", "migrate-store"), WAITING.with_steps(map_destination=map_nothing)),
     Mutant("inserts over what is there", ("C69",), ("migrate-holes",), WAITING.with_steps(may_insert=insert_anywhere)),
     Mutant("the freed source goes on the LRU", ("C73",), ("migrate-store",), WAITING.with_steps(add_to_lru=source_to_lru)),

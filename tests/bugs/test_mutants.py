@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
 from migrate_vma_conformance import unit
 from migrate_vma_conformance.explore.explain import record
 from migrate_vma_conformance.tokens import decode
 from migrate_vma_conformance.unit import Unit
 from migrate_vma_impl.machine.system import Preemption
-
 from tests.bugs.mutants import CORE, DRIVERS, Mutant
 
 

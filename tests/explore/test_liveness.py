@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-import networkx
+import networkx as nx
 import pytest
+
 from migrate_vma_conformance.explore.counting import executions
 from migrate_vma_conformance.explore.explain import moves_of
 from migrate_vma_conformance.explore.graph import explore
@@ -16,7 +17,6 @@ from migrate_vma_conformance.options import Fairness
 from migrate_vma_impl.machine.space import Space
 from migrate_vma_impl.machine.system import Preemption
 from migrate_vma_spec.registry import Progress
-
 from tests.explore.toy_faults import faulting, hogging, retrying
 from tests.machine.test_soundness import CASES
 from tests.machine.toy import A, add, ends_of_brute_force, system
@@ -73,7 +73,8 @@ def test_a_retry_that_only_a_default_answer_ends_is_an_endless_retry():
 
 
 @pytest.mark.parametrize(
-    ("preemption", "expected"), [(Preemption.FULL, []), (Preemption.VOLUNTARY, [Progress.STARVATION]), (Preemption.NONE, [Progress.STARVATION])]
+    ("preemption", "expected"),
+    [(Preemption.FULL, []), (Preemption.VOLUNTARY, [Progress.STARVATION]), (Preemption.NONE, [Progress.STARVATION])],
 )
 def test_a_task_that_polls_without_a_scheduling_point_starves_its_cpu(preemption, expected):
     assert kinds(graph_of(hogging(), preemption), Fairness.STRONG) == expected
@@ -90,17 +91,19 @@ def fair_parts_second_formulation(graph, fairness):
     """Does a fair cycle exist? By trying every set of states that the tasks which step leave for the tasks which do not."""
     tasks = range(1, len(graph.space.tasks))
     for stepping in itertools.chain.from_iterable(itertools.combinations(tasks, size) for size in range(1, len(tasks) + 1)):
-        inside = networkx.MultiDiGraph()
+        inside = nx.MultiDiGraph()
         for state, out in enumerate(graph.out):
             able = {move.task for move, _ in out or ()}
             if fairness is Fairness.STRONG and able - set(stepping):
                 continue
             inside.add_edges_from((state, target, move.task) for move, target in out or () if move.task in stepping)
-        for part in networkx.strongly_connected_components(inside):
+        for part in nx.strongly_connected_components(inside):
             taken = {key for a, b, key in inside.edges(keys=True) if a in part and b in part}
             able = [{move.task for move, _ in graph.out[state] or ()} for state in part]
-            if taken and taken == set(stepping) and all(
-                task in taken or not all(task in some for some in able) for task in tasks
+            if (
+                taken
+                and taken == set(stepping)
+                and all(task in taken or not all(task in some for some in able) for task in tasks)
             ):
                 return True
     return False
@@ -117,9 +120,9 @@ def test_a_second_formulation_agrees_on_whether_a_fair_cycle_exists(protocol, fa
 def test_components_are_those_of_networkx(protocol):
     graph = graph_of(faulting(protocol, 2))
     following = {state: [target for _, target in out] for state, out in enumerate(graph.out)}
-    drawn = networkx.DiGraph((state, target) for state, targets in following.items() for target in targets)
+    drawn = nx.DiGraph((state, target) for state, targets in following.items() for target in targets)
     drawn.add_nodes_from(following)
-    assert set(graph.parts()) == {frozenset(part) for part in networkx.strongly_connected_components(drawn)}
+    assert set(graph.parts()) == {frozenset(part) for part in nx.strongly_connected_components(drawn)}
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)

@@ -6,7 +6,6 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.system import System, Task
 from migrate_vma_spec.events import DrainEnded, PointPassed
 from migrate_vma_spec.vocabulary import Point
-
 from tests.machine.toy import Cell, add, nothing, read, write
 
 PTL, PAGE_LOCK, PTE, REFS, MAPS = Cell("ptl"), Cell("page lock"), Cell("pte"), Cell("refs"), Cell("maps")

@@ -5,14 +5,25 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from migrate_vma_impl.machine import traps
-from migrate_vma_impl.machine.locks import Mutex, RwSem, SpinLock, down_read, down_write, mutex_lock, mutex_unlock, spin_lock
-from migrate_vma_impl.machine.locks import spin_unlock, up_read, up_write
+from migrate_vma_impl.machine.locks import (
+    Mutex,
+    RwSem,
+    SpinLock,
+    down_read,
+    down_write,
+    mutex_lock,
+    mutex_unlock,
+    spin_lock,
+    spin_unlock,
+    up_read,
+    up_write,
+)
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.space import Space
 from migrate_vma_impl.machine.system import Preemption, System, Task
 from migrate_vma_spec.events import WorkDone
-
 from tests.machine.toy import A, B, add, ends_of_brute_force, ends_of_space, lock, nothing, read, system, unlock, write
 
 SPIN, MUTEX, SEM = SpinLock("spin"), Mutex("mutex"), RwSem("sem")
@@ -169,7 +180,9 @@ def test_a_daemon_works_until_there_is_nothing_to_do_and_is_not_waited_for():
 @pytest.mark.parametrize("preemption", Preemption)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_run_and_the_state_space_offer_the_same_steps_and_leave_the_same_trace(seed, preemption):
-    toy = locked_system(increment_under_a_spinlock, increment_with_a_point, read_as_a_reader, increment_as_a_writer, cpus=(0, 0, 1, 1))
+    toy = locked_system(
+        increment_under_a_spinlock, increment_with_a_point, read_as_a_reader, increment_as_a_writer, cpus=(0, 0, 1, 1)
+    )
     space, run, draw = Space(toy, preemption), Run(toy, preemption), random.Random(seed)
     state = space.first
     while following := space.successors(state):

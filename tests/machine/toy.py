@@ -1,10 +1,11 @@
-"""A toy system of numbered cells, and brute force over every schedule of it: each schedule is run from the start on live coroutines."""
+"""A toy system of named cells, and brute force over every schedule of it, each run from the start on live coroutines."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from attrs import frozen
+
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.space import Space, State

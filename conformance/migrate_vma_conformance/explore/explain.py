@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from attrs import evolve, frozen
+
+from migrate_vma_conformance.explore.liveness import Lasso
+from migrate_vma_conformance.explore.product import Product
+from migrate_vma_conformance.explore.replay import Follower, check_cycle, schedule_of, shrink
+from migrate_vma_conformance.options import Fairness
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.space import Transition
@@ -17,11 +22,6 @@ from migrate_vma_impl.machine.traps import Key
 from migrate_vma_spec.events import OperationBegan, OperationEnded, Step
 from migrate_vma_spec.registry import Clause, Progress
 from migrate_vma_spec.vocabulary import Capability
-
-from migrate_vma_conformance.explore.liveness import Lasso
-from migrate_vma_conformance.explore.product import Product
-from migrate_vma_conformance.explore.replay import Follower, check_cycle, schedule_of, shrink
-from migrate_vma_conformance.options import Fairness
 
 
 class Unconfirmed(Exception):
@@ -106,7 +106,7 @@ def _stuck(run: Run) -> tuple[str, ...]:
 def _place(run: Run, number: int) -> str:
     """The innermost kernel functions that a task is in, without the traps."""
     names: list[str] = []
-    inner: object = run.tasks[number].coroutine
+    inner: Any = run.tasks[number].coroutine
     while inner is not None and hasattr(inner, "cr_code"):
         names.append(inner.cr_code.co_name)
         inner = inner.cr_await

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from attrs import define, field, frozen
-from migrate_vma_impl.machine.space import Space, State, Transition
 
 from migrate_vma_conformance.explore.product import Broken, Product
+from migrate_vma_impl.machine.space import Space, State, Transition
 
 Progress = Callable[[int, int], None]
 """Called now and then with (states expanded, states found)."""
@@ -60,7 +60,7 @@ class Graph:
         moves: list[Transition] = []
         while state:
             move = self.arrived[state]
-            assert move is not None  # noqa: S101  (only state 0 has none)
+            assert move is not None
             moves.append(move)
             state = self.parents[state]
         return moves[::-1]
@@ -106,8 +106,14 @@ def components(nodes: Iterable[int], following: Callable[[int], Iterable[int]]) 
                         part.add(top)
                     yield frozenset(part)
 
+
 def explore(
-    space: Space, product: Product, *, max_states: int | None = None, deadline: float | None = None, progress: Progress | None = None
+    space: Space,
+    product: Product,
+    *,
+    max_states: int | None = None,
+    deadline: float | None = None,
+    progress: Progress | None = None,
 ) -> Graph:
     """Expand everything, or as much as the limits allow (`deadline` in the seconds of time.monotonic)."""
     graph = Graph(space, product)

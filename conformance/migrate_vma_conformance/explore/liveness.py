@@ -1,29 +1,29 @@
 """Progress, decided on the cycles of a state graph.
 
-A cycle is fair if (F1) every CPU with a runnable task steps in it; (F2) every task that is runnable in some state of it steps in it
-(strong fairness), or in every state of it (weak); (F3) every data choice asked in it is answered with its default at least once;
-(F4) no operation begins in it. What a fair cycle means:
+A cycle is fair if (F1) every CPU with a runnable task steps in it; (F2) every task that is runnable in some state of it steps
+in it (strong fairness), or in every state of it (weak); (F3) every data choice asked in it is answered with its default at
+least once; (F4) no operation begins in it. What a fair cycle means:
 
 - starvation: some task of a CPU could make its step, and the CPU never comes to a point where it would be let in;
 - livelock: otherwise; operations are open throughout and none completes;
 - endless retry: the cycle is fair but for F3: memory stays short for ever, and the operation neither fails nor gives way.
 
-Every state of a fair cycle was expanded, so a cycle found in a graph that was cut short is a real one; that there is none is known
-only of a complete graph.
+Every state of a fair cycle was expanded, so a cycle found in a graph that was cut short is a real one; that there is none is
+known only of a complete graph.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import frozen
-from migrate_vma_impl.machine.space import Transition
-from migrate_vma_spec.events import Step
-from migrate_vma_spec.registry import Progress
 
 from migrate_vma_conformance.explore.graph import Graph, components
 from migrate_vma_conformance.options import Fairness
+from migrate_vma_impl.machine.space import Transition
+from migrate_vma_spec.events import Step
+from migrate_vma_spec.registry import Progress
 
 
 @frozen(eq=False)
@@ -59,7 +59,9 @@ def lassos(graph: Graph, fairness: Fairness) -> list[Lasso]:
 
 @frozen(eq=False)
 class Region:
-    """The graph, or the graph in which the data choice `refused` is never answered with its default (and F3 is not asked of it)."""
+    """The graph, or the graph in which the data choice `refused` is never answered with its default (and F3 is not asked of
+    it).
+    """
 
     graph: Graph
     refused: str | None = None
@@ -69,8 +71,14 @@ class Region:
         return [
             (move, target)
             for move, target in self.graph.out[state] or ()
-            if target in part and not move.begins and not (move.choice is not None and move.choice == self.refused and not move.answer)
+            if target in part
+            and not move.begins
+            and not (move.choice is not None and move.choice == self.refused and not move.answer)
         ]
+
+    def following(self, part: frozenset[int]) -> Callable[[int], Iterable[int]]:
+        """The states that come after one, inside `part`."""
+        return lambda state: [target for _, target in self.inner(part, state)]
 
     def asks(self, part: frozenset[int]) -> bool:
         """Whether the refused choice is asked on some cycle of `part`."""
@@ -94,7 +102,7 @@ def fair_components(region: Region, fairness: Fairness) -> list[frozenset[int]]:
     found: list[frozenset[int]] = []
     while work:
         inside = work.pop()
-        for part in components(inside, lambda state, inside=inside: (t for _, t in region.inner(inside, state))):
+        for part in components(inside, region.following(inside)):
             drop = _unserved(region, part, fairness)
             if drop is None:
                 continue
@@ -172,57 +180,71 @@ def starved_tasks(region: Region, part: frozenset[int]) -> list[int]:
 def witness(region: Region, part: frozenset[int], fairness: Fairness, kind: Progress) -> Lasso:
     """A fair cycle through `part`, short but not promised to be the shortest, from its state nearest to the first one."""
     start = min(part)
+    home: Want = At(frozenset({start}))
     wanted = _obligations(region, part, fairness)
     state = start
     moves: list[Transition] = []
     states: list[int] = []
-    while True:
-        done: Callable[[int, Transition | None], bool]
-        if wanted:
-            done = lambda at, move: any(want(at, move) for want in wanted)  # noqa: E731
-        elif not moves or state != start:
-            done = lambda at, _: at == start  # noqa: E731
-        else:
-            break
-        for before, move, after in _walk(region, part, state, done):
+    while wanted or not moves or state != start:
+        for before, move, after in _walk(region, part, state, wanted or [home]):
             moves.append(move)
             states.append(before)
-            wanted = [want for want in wanted if not want(before, move) and not want(after, None)]
+            wanted = [want for want in wanted if not want.met(move, after)]
             state = after
     return Lasso(kind, fairness, tuple(region.graph.path(start)), tuple(moves), tuple(states))
 
 
-Want = Callable[[int, Transition | None], bool]
+@frozen
+class At:
+    """A cycle must pass one of these states."""
+
+    states: frozenset[int]
+
+    def met(self, _move: Transition, after: int) -> bool:
+        return after in self.states
+
+
+@frozen
+class Takes:
+    """A cycle must take a step of this task; with `choice`, one that answers it, by the default or (`refused`) not."""
+
+    task: int | None
+    choice: str | None = None
+    refused: bool = False
+
+    def met(self, move: Transition, _after: int) -> bool:
+        if self.task is not None and move.task != self.task:
+            return False
+        return self.choice is None or (move.choice == self.choice and bool(move.answer) is self.refused)
+
+
+Want = At | Takes
 
 
 def _obligations(region: Region, part: frozenset[int], fairness: Fairness) -> list[Want]:
     """What a cycle must pass to be fair: a step of each task that can step, a state where the others cannot, default answers."""
-    wanted: list[Want] = []
     graph = region.graph
     moves = [move for state in part for move, _ in region.inner(part, state)]
     taken = {move.task for move in moves}
-    for task in range(1, len(graph.space.tasks)):
-        if task in taken:
-            wanted.append(lambda _, move, task=task: move is not None and move.task == task)
-        elif fairness is Fairness.WEAK:
-            wanted.append(lambda at, _, task=task: all(move.task != task for move, _ in graph.out[at] or ()))
-    for asked in sorted({(move.task, move.choice) for move in moves if move.choice is not None and move.answer == 0}):
-        wanted.append(lambda _, move, asked=asked: move is not None and (move.task, move.choice) == asked and move.answer == 0)
+    wanted: list[Want] = [Takes(task) for task in sorted(taken)]
+    if fairness is Fairness.WEAK:
+        idle = [task for task in range(1, len(graph.space.tasks)) if task not in taken]
+        wanted.extend(At(frozenset(state for state in part if not _asks_task(task)(graph.out[state] or []))) for task in idle)
+    asked = {(move.task, move.choice) for move in moves if move.choice is not None and move.answer == 0}
+    wanted.extend(Takes(task, choice) for task, choice in sorted(asked))
     if region.refused is not None:
-        wanted.append(lambda _, move: move is not None and move.choice == region.refused)
+        wanted.append(Takes(None, region.refused, refused=True))
     return wanted
 
 
-def _walk(
-    region: Region, part: frozenset[int], start: int, done: Callable[[int, Transition | None], bool]
-) -> list[tuple[int, Transition, int]]:
-    """A shortest walk of at least one step in `part` from `start` whose last step satisfies `done`."""
+def _walk(region: Region, part: frozenset[int], start: int, wanted: list[Want]) -> list[tuple[int, Transition, int]]:
+    """A shortest walk of at least one step in `part` from `start` whose last step meets something that is wanted."""
     came: dict[int, tuple[int, Transition]] = {}
     work = deque([start])
     while work:
         state = work.popleft()
         for move, target in region.inner(part, state):
-            if done(target, None) or done(state, move):
+            if any(want.met(move, target) for want in wanted):
                 steps = [(state, move, target)]
                 while state != start:
                     before, arrived = came[state]

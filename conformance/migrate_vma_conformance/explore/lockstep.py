@@ -15,15 +15,15 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 
 from attrs import frozen
+
+from migrate_vma_conformance.explore.explain import Recording, Subject, record
+from migrate_vma_conformance.explore.replay import Follower, check_cycle, schedule_of
+from migrate_vma_conformance.options import Fairness
 from migrate_vma_impl.machine.local_state import NotMergeable
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_spec.events import OperationBegan, Step
 from migrate_vma_spec.registry import Progress
-
-from migrate_vma_conformance.explore.explain import Recording, Subject, record
-from migrate_vma_conformance.explore.replay import Follower, check_cycle, schedule_of
-from migrate_vma_conformance.options import Fairness
 
 STEP_LIMIT = 3_000
 QUANTA = (12, 9, 6, 4, 3, 2, 1)

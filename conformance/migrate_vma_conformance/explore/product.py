@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from attrs import frozen
+
 from migrate_vma_impl.machine.space import Transition
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.registry import KEPT, Clause
@@ -113,7 +114,7 @@ class Product:
             befores.append(world)
             after = fold(world, step)
             for clause in self._steps.get(type(step.event), ()):
-                assert clause.step is not None  # noqa: S101  (indexed so)
+                assert clause.step is not None
                 self._take(clause, clause.step(world, step, after), broken)
             world = after
         result = world, tuple(befores), tuple(broken)
@@ -140,7 +141,7 @@ class Product:
         broken: list[Broken] = []
         for step, world in zip(steps, worlds, strict=True):
             if type(step.event) in clause.on and not broken:
-                assert clause.monitor is not None  # noqa: S101  (a monitor)
+                assert clause.monitor is not None
                 memory, judgement = clause.monitor(memory, world, step)
                 self._take(clause, judgement, broken)
         result = (SILENT, broken[0]) if broken else (memory, None)

@@ -10,19 +10,21 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from attrs import evolve, frozen
+
+from migrate_vma_conformance.options import Fairness
 from migrate_vma_impl.machine.local_state import NotMergeable
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.schedule import Answer, Schedule, Switch
 from migrate_vma_impl.machine.system import Preemption, System
-
-from migrate_vma_conformance.options import Fairness
 
 STEP_LIMIT = 20_000
 """A run without an end of its own stops here; a lasso is far shorter."""
 
 
 class Follower:
-    """Picks the next task and answer as a schedule says. A pick is None when nothing can run, or the schedule's steps are done."""
+    """Picks the next task and answer as a schedule says. A pick is None when nothing can run, or the schedule's steps are
+    done.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         self._switches: dict[tuple[int, int], list[int]] = {}
@@ -86,19 +88,33 @@ def schedule_of(system: System, preemption: Preemption, path: Iterable[tuple[int
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], Schedule | None]) -> Schedule:
-    """Remove answers and switches, the last first, until none can go. `fails` gives the schedule (cut to length) if it still fails."""
+    """Remove answers and switches, the last first, until none can go. `fails` gives the schedule (cut to length) if it still
+    fails.
+    """
     again = True
     while again:
         again = False
-        for field in ("answers", "switches"):
-            place = len(getattr(schedule, field)) - 1
-            while place >= 0:
-                smaller = evolve(schedule, steps=None, **{field: _without(getattr(schedule, field), place)})
-                kept = fails(smaller)
+        for without in (_without_answer, _without_switch):
+            place = len(schedule.answers) + len(schedule.switches)
+            while place > 0:
+                place -= 1
+                smaller = without(schedule, place)
+                kept = None if smaller is None else fails(smaller)
                 if kept is not None:
                     schedule, again = kept, True
-                place = min(place, len(getattr(schedule, field))) - 1
     return schedule
+
+
+def _without_answer(schedule: Schedule, place: int) -> Schedule | None:
+    if place >= len(schedule.answers):
+        return None
+    return evolve(schedule, answers=_without(schedule.answers, place), steps=None)
+
+
+def _without_switch(schedule: Schedule, place: int) -> Schedule | None:
+    if place >= len(schedule.switches):
+        return None
+    return evolve(schedule, switches=_without(schedule.switches, place), steps=None)
 
 
 def _without(items: tuple[Any, ...], number: int) -> tuple[Any, ...]:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from attrs import define, evolve, field, frozen
-from migrate_vma_impl.machine.run import Run
-from migrate_vma_impl.machine.schedule import Schedule
-from migrate_vma_spec.judge import Judge
 
 from migrate_vma_conformance.explore.explain import Recording, Subject, Unconfirmed, record
 from migrate_vma_conformance.explore.replay import Follower, schedule_of, shrink
+from migrate_vma_impl.machine.run import Run
+from migrate_vma_impl.machine.schedule import Schedule
+from migrate_vma_spec.judge import Judge
 
 STEP_LIMIT = 2_000
 """A drawn execution stops here: one that still runs is most likely retrying, and what it could break it has had time to."""

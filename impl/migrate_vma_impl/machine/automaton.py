@@ -1,7 +1,7 @@
 """A task as a finite automaton: (local state, answer) -> next trap, filled in lazily.
 
-A task is a deterministic function of what its traps returned, so its coroutine is run once for each edge of the automaton, and then
-never again: exploring interleavings becomes table look-ups. Notes are folded into the edge that leads to them.
+A task is a deterministic function of what its traps returned, so its coroutine is run once for each edge of the automaton, and
+then never again: exploring interleavings becomes table look-ups. Notes are folded into the edge that leads to them.
 
 Rules:
 - Two histories share a node only if `local_state_key` says that they behave alike; a task without a key is never merged.
@@ -15,11 +15,11 @@ from collections.abc import Coroutine, Hashable
 from typing import Any
 
 from attrs import define, field, frozen
-from migrate_vma_spec.events import Event
 
 from migrate_vma_impl.machine.local_state import Canon, NotMergeable, local_state_key
 from migrate_vma_impl.machine.system import Task
 from migrate_vma_impl.machine.traps import Abandoned, Kind, Trap
+from migrate_vma_spec.events import Event
 
 NOTE_LIMIT = 10_000
 """More notes in a row than this, and the task is looping without touching anything."""
@@ -38,7 +38,9 @@ class Ended:
 
 @define(eq=False)
 class Node:
-    """A local state. `trap` is what the task asks for next, or None once it has `ended`. `depth` counts the spinlocks it holds."""
+    """A local state. `trap` is what the task asks for next, or None once it has `ended`. `depth` counts the spinlocks it
+    holds.
+    """
 
     number: int
     trap: Trap | None

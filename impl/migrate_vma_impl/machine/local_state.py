@@ -158,7 +158,7 @@ async def _stack_holder(value: object) -> tuple[object, object]:
 def canary() -> bool:
     """Whether the value stack of a suspended coroutine can be read here: the one place of `value` is the stack."""
     witness = object()
-    coroutine = _stack_holder(witness)
+    coroutine: Any = _stack_holder(witness)
     coroutine.send(None)
     frame = coroutine.cr_frame
     local_references = sum(item is witness for item in frame.f_locals.values())

@@ -7,11 +7,11 @@ kept, which keeps states few (a ticket order would multiply them). A handle is t
 from __future__ import annotations
 
 from attrs import frozen
-from migrate_vma_spec.events import LockDropped, LockMissed, LockTaken, Oops
-from migrate_vma_spec.vocabulary import LockMode
 
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
+from migrate_vma_spec.events import LockDropped, LockMissed, LockTaken, Oops
+from migrate_vma_spec.vocabulary import LockMode
 
 
 @frozen

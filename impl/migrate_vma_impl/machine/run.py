@@ -9,14 +9,14 @@ from collections.abc import Coroutine, Hashable
 from typing import Any
 
 from attrs import define, field
-from migrate_vma_spec.events import Chose, Event, Oops, Step
 
-from migrate_vma_impl.machine.automaton import NOTE_LIMIT, Ended, depth_change, abandon, drive
+from migrate_vma_impl.machine.automaton import NOTE_LIMIT, Ended, abandon, depth_change, drive
 from migrate_vma_impl.machine.local_state import Canon, local_state_key
 from migrate_vma_impl.machine.scheduling import Operation, resolve, yields_cpu
 from migrate_vma_impl.machine.space import PROLOGUE_LIMIT, PrologueError
 from migrate_vma_impl.machine.system import Preemption, System, Task
 from migrate_vma_impl.machine.traps import Kind, Outcome, Trap
+from migrate_vma_spec.events import Chose, Event, Oops, Step
 
 
 @define(eq=False)
@@ -61,6 +61,10 @@ class Run:
     def value(self, key: Hashable) -> Any:
         return self._values[self._index[key]]
 
+    def values(self) -> dict[Hashable, Any]:
+        """What every slot holds: another system can begin with it."""
+        return dict(zip(self._index, self._values, strict=True))
+
     @property
     def finished(self) -> bool:
         return all(live.ended is not None for live in self.tasks[1:] if not live.task.daemon)
@@ -69,20 +73,24 @@ class Run:
 
     def _outcome(self, live: _Live) -> Outcome:
         operation = live.operation
-        assert operation is not None  # noqa: S101  (callers ask only tasks that have a trap)
+        assert operation is not None
         return operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
 
-    def _can_complete(self, live: _Live) -> bool:
+    def _completes(self, live: _Live) -> bool:
         if live.ended is not None:
             return False
         if live.operation is None or live.operation.trap.kind is Kind.CHOICE:
             return True
         return self._outcome(live) is not None
 
+    def can_complete(self, number: int) -> bool:
+        """Whether the task does not have to wait, be its CPU its own or another's."""
+        return not self.stopped and self._completes(self.tasks[number])
+
     def can_run(self, number: int) -> bool:
         """Whether the task can make its next step now."""
         live = self.tasks[number]
-        if self.stopped or not self._can_complete(live):
+        if self.stopped or not self._completes(live):
             return False
         current = self._current.get(live.task.cpu)
         if current is None or current == number:
@@ -90,7 +98,7 @@ class Run:
         other = self.tasks[current]
         if other.ended is not None or other.trap is None:
             return True
-        return yields_cpu(other.trap, other.depth, not self._can_complete(other), self.preemption)
+        return yields_cpu(other.trap, other.depth, not self._completes(other), self.preemption)
 
     def runnable(self) -> list[int]:
         return [number for number in range(1, len(self.tasks)) if self.can_run(number)]
@@ -116,37 +124,38 @@ class Run:
             live.depth += depth_change(live.operation.trap, reply)
         self._current[live.task.cpu] = number
         live.count += 1
-        stack = self._stack(live)
+        stacks = [self._stack(live)] * len(events)
         if events and isinstance(events[0], Oops):
             self.stopped = True
         else:
-            self._advance(live, reply, events)
+            self._advance(live, reply, events, stacks)
         said = [Step(live.task.name, live.task.cpu, event) for event in events]
         self.trace.extend(said)
         if self.stacks is not None:
-            self.stacks.extend([stack] * len(said))
+            self.stacks.extend(stacks)
         return said
 
     def _perform(self, live: _Live, answer: int) -> tuple[Any, Event]:
         operation = live.operation
-        assert operation is not None  # noqa: S101
+        assert operation is not None
         if operation.trap.kind is Kind.CHOICE:
             what = operation.args[0]
             live.asked[what] = live.asked.get(what, 0) + 1
             return answer, Chose(what, answer)
         outcome = self._outcome(live)
-        assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101
+        assert outcome is not None, f"{live.task.name} cannot run"
         for slot, value in zip(operation.slots, outcome[0], strict=True):
             self._values[slot] = value
         return outcome[1], outcome[2]
 
-    def _advance(self, live: _Live, reply: Any, events: list[Event]) -> None:
+    def _advance(self, live: _Live, reply: Any, events: list[Event], stacks: list[tuple[str, ...]]) -> None:
         """Give the task its answer and take its notes, up to its next trap or its end."""
         live.started = True
         asked = drive(live.coroutine, reply)
         notes = 0
         while isinstance(asked, Trap) and asked.kind is Kind.NOTE:
             events.append(asked.args[0])
+            stacks.append(self._stack(live))
             notes += 1
             if notes > NOTE_LIMIT:
                 asked = Ended("the task loops without any visible step")
@@ -199,7 +208,7 @@ class Run:
     def _run_prologue(self) -> None:
         daemons = [number for number, live in enumerate(self.tasks) if live.task.daemon]
         for _ in range(PROLOGUE_LIMIT):
-            able = next((number for number in (0, *daemons) if self._can_complete(self.tasks[number])), None)
+            able = next((number for number in (0, *daemons) if self._completes(self.tasks[number])), None)
             if able is None or self.stopped:
                 break
             self.step(able)

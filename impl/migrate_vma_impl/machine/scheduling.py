@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
-from migrate_vma_spec.vocabulary import Point
 
 from migrate_vma_impl.machine.automaton import ModelError
 from migrate_vma_impl.machine.system import Preemption, Task
 from migrate_vma_impl.machine.traps import ME, Effect, Key, Kind, Outcome, ThisCpu, Trap
+from migrate_vma_spec.vocabulary import Point
 
 _POINTS = {
     Preemption.FULL: frozenset(Point),
@@ -24,7 +24,9 @@ _POINTS = {
 
 
 def yields_cpu(trap: Trap, depth: int, waiting: bool, model: Preemption) -> bool:
-    """Whether a task at `trap`, holding `depth` spinlocks, lets another task of its CPU run. `waiting`: its trap cannot complete."""
+    """Whether a task at `trap`, holding `depth` spinlocks, lets another task of its CPU run. `waiting`: its trap cannot
+    complete.
+    """
     if waiting and trap.kind is Kind.SLEEP:
         return True
     if depth:

@@ -1,8 +1,8 @@
 """The state space of a system: its first state and the successors of a state, at table speed.
 
-A state is a tuple of small integers: one per slot (the number of its value), one per task (the number of its local state), one per
-CPU that several tasks share (the task that has it), and whether the machine has stopped. Each (task, local state, values of the
-touched slots) is evaluated once, whatever the rest of the state is.
+A state is a tuple of small integers: one per slot (the number of its value), one per task (the number of its local state), one
+per CPU that several tasks share (the task that has it), and whether the machine has stopped. Each (task, local state, values of
+the touched slots) is evaluated once, whatever the rest of the state is.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Hashable
 from typing import Any
 
 from attrs import define, field, frozen
-from migrate_vma_spec.events import Chose, Oops, OperationBegan, Step
 
 from migrate_vma_impl.machine.automaton import Automaton, Edge, Node
 from migrate_vma_impl.machine.local_state import Canon
 from migrate_vma_impl.machine.scheduling import Operation, resolve, yields_cpu
 from migrate_vma_impl.machine.system import Preemption, System, Task
 from migrate_vma_impl.machine.traps import Kind
+from migrate_vma_spec.events import Chose, Oops, OperationBegan, Step
 
 State = tuple[int, ...]
 
@@ -164,9 +164,7 @@ class Space:
         if operation.trap.kind is Kind.CHOICE:
             what = operation.args[0]
             return tuple(
-                self._transition(
-                    task, (), (Chose(what, answer),), self.automata[task].next(node, answer), (what, answer)
-                )
+                self._transition(task, (), (Chose(what, answer),), self.automata[task].next(node, answer), (what, answer))
                 for answer in range(operation.trap.answers if self.system.fallible else 1)
             )
         outcome = operation.outcome(values)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
 from attrs import field, frozen
+
 from migrate_vma_spec.events import Chose, Event, Oops, PointPassed
 from migrate_vma_spec.vocabulary import Point
 
@@ -107,7 +108,9 @@ def _note(event: Event) -> Outcome:
 
 
 async def note(event: Event) -> None:
-    """Say in the trace what the task does (a call begins, an operation ends). Part of the step before it: nobody runs in between."""
+    """Say in the trace what the task does (a call begins, an operation ends). Part of the step before it: nobody runs in
+    between.
+    """
     await suspend(Trap(Kind.NOTE, _note, args=(event,)))
 
 
