@@ -330,7 +330,7 @@ def a_name_that_is_bound_on_one_branch_only():
         if await read(A):
             left = 1
         else:
-            right = 1
+            right = 1  # noqa: F841  (the case)
         await read(B)
         try:
             await write(C, left)

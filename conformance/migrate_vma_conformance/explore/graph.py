@@ -60,7 +60,7 @@ class Graph:
         moves: list[Transition] = []
         while state:
             move = self.arrived[state]
-            assert move is not None
+            assert move is not None  # noqa: S101  (for the type checker)
             moves.append(move)
             state = self.parents[state]
         return moves[::-1]

@@ -114,7 +114,7 @@ class Product:
             befores.append(world)
             after = fold(world, step)
             for clause in self._steps.get(type(step.event), ()):
-                assert clause.step is not None
+                assert clause.step is not None  # noqa: S101  (for the type checker)
                 self._take(clause, clause.step(world, step, after), broken)
             world = after
         result = world, tuple(befores), tuple(broken)
@@ -141,7 +141,7 @@ class Product:
         broken: list[Broken] = []
         for step, world in zip(steps, worlds, strict=True):
             if type(step.event) in clause.on and not broken:
-                assert clause.monitor is not None
+                assert clause.monitor is not None  # noqa: S101  (for the type checker)
                 memory, judgement = clause.monitor(memory, world, step)
                 self._take(clause, judgement, broken)
         result = (SILENT, broken[0]) if broken else (memory, None)

@@ -65,7 +65,7 @@ def drive(coroutine: Coroutine[Any, Any, None], answer: Any) -> Trap | Ended:
         trap = coroutine.send(answer)
     except StopIteration:
         return Ended()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is how the task ends)
         return Ended(f"{type(error).__name__}: {error}{_place(error)}")
     if not isinstance(trap, Trap):
         abandon(coroutine)
@@ -93,7 +93,7 @@ def abandon(coroutine: Coroutine[Any, Any, None]) -> None:
     for _ in range(NOTE_LIMIT):
         try:
             coroutine.throw(Abandoned())
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (whatever it is, it is how the task ends)
             return
 
 

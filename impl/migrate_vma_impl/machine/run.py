@@ -73,7 +73,7 @@ class Run:
 
     def _outcome(self, live: _Live) -> Outcome:
         operation = live.operation
-        assert operation is not None
+        assert operation is not None  # noqa: S101  (for the type checker)
         return operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
 
     def _completes(self, live: _Live) -> bool:
@@ -137,13 +137,13 @@ class Run:
 
     def _perform(self, live: _Live, answer: int) -> tuple[Any, Event]:
         operation = live.operation
-        assert operation is not None
+        assert operation is not None  # noqa: S101  (for the type checker)
         if operation.trap.kind is Kind.CHOICE:
             what = operation.args[0]
             live.asked[what] = live.asked.get(what, 0) + 1
             return answer, Chose(what, answer)
         outcome = self._outcome(live)
-        assert outcome is not None, f"{live.task.name} cannot run"
+        assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101  (for the type checker)
         for slot, value in zip(operation.slots, outcome[0], strict=True):
             self._values[slot] = value
         return outcome[1], outcome[2]
