@@ -126,6 +126,12 @@ async def one_forked_device_page(kernel: Kernel, driver: Driver) -> None:
     await syscalls.fork(kernel, PARENT, CHILD)
 
 
+async def one_mirrored_page(kernel: Kernel, driver: Driver) -> None:
+    """The same page, which the device has written, so that its page table maps it."""
+    await one_system_page(kernel, driver)
+    await driver.device_write(PARENT, 0)
+
+
 async def three_kinds(kernel: Kernel, driver: Driver) -> None:
     """A written page, a page that was only read (the zero page), and a hole."""
     await _empty(kernel, driver, 3)
@@ -382,6 +388,16 @@ _ALL = (
         (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, pin_and_unpin)),
         progress=("C82",),
         workers=True,
+    ),
+    Scenario(
+        "migrate-device",
+        "A page that the device maps goes to the device while the device stores to it.",
+        _ONE_PAGE,
+        one_mirrored_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, device_access(PARENT, 0, write=True))),
+        progress=("C82",),
+        workers=True,
+        loads=frozenset({Load.TO_DEVICE, Load.DEVICE_WRITE}),
     ),
     Scenario(
         "migrate-watched",

@@ -37,8 +37,8 @@ class Wide(Driver):
         if page is not None:
             await self.kernel.folio_lock(page)
             dst[0] = await self._copy(src[0], page)
-        await self.kernel.migrate_vma_pages(args)
-        await self.kernel.migrate_vma_finalize(args)
+            await self.kernel.migrate_vma_pages(args)
+        await self.kernel.migrate_vma_finalize(args)  # with nothing in dst, it restores
         return VmFault.OOM if page is None else VmFault.NONE
 
     async def to_device(self, mm: Mm, start: int, end: int) -> int:
