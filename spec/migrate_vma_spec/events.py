@@ -5,7 +5,10 @@ Rules:
   reader who folds the events knows the shared state, and needs nothing of the core.
 - Events name objects by small integers and words: `pfn` (page frame number), `mm` (address space), `addr` (virtual page number,
   not a byte address), `lock` and `device` (names). `call` numbers a task's migrations in flight: 0, and 1 for one inside another.
-- A field that a real trace cannot show is None, and None is never judged.
+- A lock is named `kind:number`. The core's are `ptl:3` and `mmap_lock:3` of address space 3, and the kinds `anon_vma`, `vma` and
+  `lru_add_drain_all`; every other kind is a driver's.
+- A device, the owner of its pages (pgmap_owner) and the driver behind both have one name.
+- A field that a real trace cannot show is None, and None is never judged. An argument that is NULL is None as well.
 - A trace begins with the events that build its first state (`FrameAdded`, `MmCreated`, `VmaMapped`, ...).
 """
 

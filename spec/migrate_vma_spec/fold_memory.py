@@ -82,7 +82,14 @@ def _folio_got(world: World, name: str, _cpu: int, event: ev.FolioGot) -> World:
 @on(ev.FolioPut)
 def _folio_put(world: World, name: str, _cpu: int, event: ev.FolioPut) -> World:
     world = booked(world, name, event.pfn, change(world.frame(event.pfn), refcount=event.refcount), refs=-1)
-    return _page_died(world, event.pfn) if event.refcount == 0 else world
+    if event.refcount == 0:
+        return _page_died(world, event.pfn)
+    task = world.tasks.get(name)
+    fault = task.fault if task is not None and task.in_phase(Phase.FINALIZING) is not None else None
+    if task is None or fault is None or not fault.live or fault.page != event.pfn or fault.refs > 0:
+        return world
+    # The callback's own finalize put the last reference that protected the page: from here on it is nobody's duty to keep it.
+    return put_task(world, name, change(task, faults=(*task.faults[:-1], change(fault, live=False))))
 
 
 @on(ev.FolioLocked)

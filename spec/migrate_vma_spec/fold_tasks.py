@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.folding import on, put_task
+from migrate_vma_spec.folding import on, put_frame, put_task
 from migrate_vma_spec.objects import (
     Call,
     Fault,
@@ -16,6 +16,7 @@ from migrate_vma_spec.objects import (
     mmap_lock,
     ptl,
 )
+from migrate_vma_spec.vocabulary import Capability
 
 # ---- scheduling and locks ----------------------------------------------------------------------------------------------
 
@@ -27,9 +28,11 @@ def _operation_began(world: World, name: str, _cpu: int, event: ev.OperationBega
 
 @on(ev.OperationEnded)
 def _operation_ended(world: World, name: str, _cpu: int, _event: ev.OperationEnded) -> World:
-    """Only what it failed to give back (locks) outlives an operation."""
+    """Only what it failed to give back outlives an operation: a page lock then is nobody's."""
     task = world.task(name)
-    return put_task(world, name, TaskState(locks=task.locks, pages=task.pages))
+    for pfn in task.pages:
+        world = put_frame(world, pfn, change(world.frame(pfn), holder=None))
+    return put_task(world, name, TaskState(locks=task.locks))
 
 
 @on(ev.LockTaken)
@@ -57,7 +60,7 @@ def _lock_dropped(world: World, name: str, _cpu: int, event: ev.LockDropped) -> 
 
 @on(ev.WaitBegan)
 def _wait_began(world: World, name: str, _cpu: int, event: ev.WaitBegan) -> World:
-    return put_task(world, name, change(world.task(name), waiting=(event.on, event.pfn)))
+    return world if event.pfn is None else put_task(world, name, change(world.task(name), waiting=event.pfn))
 
 
 @on(ev.WaitEnded)
@@ -137,6 +140,13 @@ def _call(world: World, name: str, number: int, vma: bool) -> Call:
     return task.calls.get(number) or Call(vma=vma, in_fault=task.callback is not None)
 
 
+def _was_locked(world: World, fault_page: int | None) -> bool | None:
+    """Asked only where it means something: elsewhere it would be a fact of the past that says nothing of the present."""
+    if fault_page is None or Capability.FAULT_LOCK not in world.capabilities:
+        return None
+    return world.frame(fault_page).locked
+
+
 @on(ev.SetupCalled)
 def _setup_called(world: World, name: str, _cpu: int, event: ev.SetupCalled) -> World:
     call = Call(
@@ -148,7 +158,7 @@ def _setup_called(world: World, name: str, _cpu: int, event: ev.SetupCalled) -> 
         select=event.select,
         owner=event.owner,
         fault_page=event.fault_page,
-        fault_page_was_locked=None if event.fault_page is None else world.frame(event.fault_page).locked,
+        fault_page_was_locked=_was_locked(world, event.fault_page),
         nsrc=event.nsrc,
         ndst=event.ndst,
     )

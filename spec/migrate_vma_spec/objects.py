@@ -61,7 +61,7 @@ PAGE_KINDS = frozenset({PteKind.PRESENT, PteKind.DEVICE_PRIVATE})
 
 NAMING_KINDS = PAGE_KINDS | {PteKind.MIGRATION}
 
-CORE_LOCKS = frozenset({"ptl", "mmap_lock", "anon_vma", "vma"})
+CORE_LOCKS = frozenset({"ptl", "mmap_lock", "anon_vma", "vma", "lru_add_drain_all"})
 """The kinds of lock (the part of a lock's name before the colon) that are the core's; every other is a driver's."""
 
 
@@ -207,8 +207,8 @@ class Stage(enum.Enum):
 class Fault:
     """A page fault in flight. `page` is the page that its entry named when the task took a reference to it under the page-
     table lock, or vmf->page; `refs` are the references that the task holds to it for this fault and what it calls, mappings'
-    own not counted. `live`: a callback was entered with the page, and it has not been freed since. `result` is what the
-    callback returned.
+    own not counted. `live`: a callback was entered with the page, which has not been freed since, nor been given up by the
+    callback's own finalize. `result` is what the callback returned.
     """
 
     mm: int
@@ -237,15 +237,16 @@ class RangeFault:
 class TaskState:
     """What a task has open. A task with nothing open is absent from the world.
 
-    `locks` are sorted (name, mode) pairs, `pages` the frames whose page lock it took, `waiting` what it is queued on,
-    `freeing` the device page whose free callback it runs, `forking` the parent and child of its fork. `cleared` are the entries
-    of pages that it took out of a page table, in setup or in the fault handler, under a page-table lock that it still holds.
+    `locks` are sorted (name, mode) pairs, `pages` the frames whose page lock it took, `waiting` the frame for whose page lock
+    it is queued, `freeing` the device page whose free callback it runs, `forking` the parent and child of its fork. `cleared`
+    are the entries of pages that it took out of a page table, in setup or in the fault handler, under a page-table lock that
+    it still holds.
     """
 
     operation: str | None = None
     locks: tuple[tuple[str, LockMode], ...] = ()
     pages: frozenset[int] = frozenset()
-    waiting: tuple[str, int | None] | None = None
+    waiting: int | None = None
     faults: tuple[Fault, ...] = ()
     calls: FrozenMap[int, Call] = EMPTY
     range_fault: RangeFault | None = None

@@ -57,7 +57,7 @@ class Level(enum.Enum):
 
 
 class Progress(enum.Enum):
-    """Which cycle or dead end of a state graph breaks a progress clause (definitions: docs/design.md, liveness)."""
+    """Which cycle or dead end of a state graph breaks a progress clause (definitions: docs/design.md, progress)."""
 
     LIVELOCK = "livelock"
     STARVATION = "starvation"

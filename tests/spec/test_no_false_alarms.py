@@ -10,6 +10,7 @@ from migrate_vma_spec.events import (
     CallbackReturned,
     CpuAccessed,
     ExclusiveShared,
+    ExclusiveTaken,
     FaultBegan,
     FaultEnded,
     FinalizeReturned,
@@ -25,21 +26,28 @@ from migrate_vma_spec.events import (
     FolioUnlocked,
     FreeCallback,
     InvalidateBegan,
+    LockDropped,
+    LockTaken,
     MmCreated,
+    MmExited,
     MmForked,
     Oops,
     OperationBegan,
     OperationEnded,
     PagesCalled,
     PteChanged,
+    RangeFaultBegan,
+    RangeFaultEnded,
     RmapRemoved,
     SetupCalled,
     SetupReturned,
     TlbFilled,
     TlbFlushed,
+    VmaMapped,
+    VmaUnmapped,
 )
 from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Select, VmFault
+from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Select, VmFault
 from tests.spec import alternative_cases
 from tests.spec.traces import (
     ABORTED,
@@ -59,6 +67,7 @@ from tests.spec.traces import (
     PTL_OFF,
     REFERENCED,
     REFILL,
+    RW,
     SETUP,
     TO_DEVICE,
     TRYLOCKED,
@@ -66,6 +75,7 @@ from tests.spec.traces import (
     before,
     by,
     change,
+    collected,
     events,
     judged,
     migration,
@@ -186,6 +196,39 @@ def a_referenced_fault_meets_a_second_one_and_gives_up():
     second = by("cpu2", MMAP, FaultBegan(0, 2, write=False), PTL, FolioGot(10, 3), PTL_OFF, ENTERED)
     second += by("cpu2", RETURNED, FolioPut(10, 2), FaultEnded(0, 2, VmFault.NONE), MMAP_OFF)
     return up_to(FAULT_REFERENCED, ENTERED) + second + FAULT_REFERENCED[len(up_to(FAULT_REFERENCED, ENTERED)) :], REFERENCED
+
+
+@accepted
+def a_lock_of_the_core_is_no_drivers_lock():
+    drain = LockTaken("lru_add_drain_all:0", LockMode.SLEEP), LockDropped("lru_add_drain_all:0", LockMode.SLEEP)
+    ranges = RangeFaultBegan("gpu", 0, 5, 6, write=False), RangeFaultEnded("gpu", 0, 5, 0, (None,))
+    return after(FAULT, ENTERED, *drain) + by("gpu0", drain[0], *ranges, drain[1]), TRYLOCKED
+
+
+def written_again(*gone):
+    """A CPU stores, the memory goes, and a new page at the same address reads as zeroes."""
+    store, load = CpuAccessed(0, 2, 1, write=True), CpuAccessed(0, 2, 3, write=False)
+    unmapped = (PteChanged(0, 2, present(1), PTE_NONE), RmapRemoved(1, 0, 2, 0), FolioPut(1, 0), FolioFreed(1))
+    mapped = (MmCreated(0), VmaMapped(0, 0, 8, RW, anonymous=True))
+    return BOOT + system_page() + by("cpu1", store, *unmapped, *gone, *mapped) + system_page(3) + by("cpu1", load), TRYLOCKED
+
+
+@accepted
+def an_address_that_was_unmapped_reads_as_zeroes_again():
+    return written_again(VmaUnmapped(0, 0, 8))
+
+
+@accepted
+def an_address_space_that_takes_the_number_of_one_that_exited_is_empty():
+    return written_again(MmExited(0))
+
+
+@accepted
+def a_page_that_a_store_made_exclusive_migrates_as_such():
+    shared = by("boot", ExclusiveShared(1, done=True), ExclusiveTaken(1, 1, done=True))
+    place = len(BOOT + system_page())
+    trace = collected()
+    return trace[:place] + shared + trace[place:], TRYLOCKED
 
 
 @pytest.mark.parametrize("name", TRACES)

@@ -136,8 +136,9 @@ def test_a_refused_setup_leaves_no_call():
 def test_an_operation_that_ends_takes_its_calls_and_faults_with_it():
     world = folded(up_to(FAULT, ev.CallbackEntered(10, 0, 2)) + by("cpu1", ev.OperationEnded("touch", 0)))
     task = world.task("cpu1")
-    assert (task.faults, task.calls, task.operation) == ((), FrozenMap(), None)
-    assert task.pages == {10}
+    assert (task.faults, task.calls, task.operation, task.pages) == ((), FrozenMap(), None, frozenset())
+    assert world.frame(10).locked
+    assert world.frame(10).holder is None
 
 
 def test_the_walk_that_fills_a_tlb_sets_the_entrys_bits():

@@ -72,7 +72,7 @@ def record(subject: Subject, schedule: Schedule, *, until: str | None = None, st
             break
         offsets.append(len(run.trace))
         number, found = product.follow(number, tuple(run.step(*pick)))
-    if run.finished and not run.stopped:
+    if not run.stopped and not run.runnable():
         for one in product.at_end(number):
             broken.setdefault(one.clause, one.sentence)
             when.setdefault(one.clause, len(offsets))

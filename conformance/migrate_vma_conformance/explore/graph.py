@@ -199,8 +199,8 @@ def _end(graph: Graph, number: int, state: State) -> None:
     raised = next((ended.error for ended in errors if ended is not None and ended.error is not None), None)
     if raised is not None:
         graph.errors.setdefault(raised, number)
-    elif space.finished(state):
+    else:
+        if not space.finished(state):
+            graph.deadlocks.append(number)
         for one in graph.product.at_end(graph.contracts[number]):
             graph.add_break(one, number, None)
-    else:
-        graph.deadlocks.append(number)

@@ -207,11 +207,11 @@ def _execute(tally: _Tally, strategy: Strategy, steps: int) -> None:
 def _end(tally: _Tally, run: Run, judge: Judge, path: list[tuple[int, int]]) -> None:
     end = end_of(run)
     tally.ends[end] += 1
-    if end is End.FINISHED:
+    if end in (End.FINISHED, End.STUCK):
         for clause, _ in judge.end():
             if clause not in tally.broken:
                 tally.broken[clause] = tally.schedule(path)
-    elif end is End.RAISED:
+    if end is End.RAISED:
         for error in errors_of(run):
             if error not in tally.errors:
                 tally.errors[error] = tally.schedule(path)

@@ -11,7 +11,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.clauses.common import call_before, is_migrating, is_zone_device, names, pairs, pfn_of, pfns_of
 from migrate_vma_spec.objects import PAGE_KINDS, Call, Invalidation, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Level, Party, Progress, monitor, progress_clause, step_clause
-from migrate_vma_spec.vocabulary import Errno, NotifyReason, Pte, PteKind, VmFault, VmFlags
+from migrate_vma_spec.vocabulary import Capability, Errno, NotifyReason, Pte, PteKind, VmFault, VmFlags
 
 
 def _brackets(range_: Invalidation, name: str, event: ev.PteChanged, call: Call) -> bool:
@@ -327,8 +327,9 @@ def driver_data_outlives_page(before: World, step: ev.Step, after: World) -> Jud
     """
     event = cast("ev.ZoneDeviceDataRead", step.event)
     fault = before.task(step.task).callback
-    if fault is not None and fault.page == event.pfn and not fault.live:
-        # The fault handler gave it a dead page, or its own finalize freed it: C41 and C50 say whose fault that is.
+    given = fault is not None and fault.page == event.pfn and not fault.live
+    if given and Capability.REFILL not in before.capabilities:
+        # The fault handler gave the driver a page that it did not protect: C41 and C50 say so.
         return None
     return f"zone_device_data of pfn {event.pfn} was read, which is free" if before.frame(event.pfn).allocated is False else KEPT
 

@@ -9,18 +9,15 @@ from typing import cast
 
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.clauses.common import (
-    call_before,
     entry_at,
-    is_migrating,
     is_zone_device,
-    pairs,
     pfn_of,
     pfns_of,
     show,
 )
 from migrate_vma_spec.objects import HELD_NOTHING, Call, Held, Phase, Stage, TaskState, World
-from migrate_vma_spec.registry import KEPT, Judgement, Party, monitor, step_clause
-from migrate_vma_spec.vocabulary import MIGRATE_PFN_VALID, Capability, LockMode, Lru
+from migrate_vma_spec.registry import KEPT, Judgement, Party, step_clause
+from migrate_vma_spec.vocabulary import Capability, LockMode, Lru
 
 
 @step_clause(
@@ -142,7 +139,8 @@ def _leaks(world: World) -> Judgement:
     if not world.idle:
         return None
     for pfn, frame in sorted(world.frames.items()):
-        if not frame.allocated or frame.refcount is None:
+        # What is still locked, or stood for by an entry, was left behind by a migration: other clauses say so.
+        if not frame.allocated or frame.refcount is None or frame.locked or pfn in world.named:
             continue
         if frame.refcount == 0:
             return f"pfn {pfn} has no reference left and was never freed"
@@ -228,120 +226,6 @@ def _judge_release(task: TaskState, now: TaskState, event: ev.FolioPut | ev.Foli
         own = now.calls.get(number, call).driver_ledger.get(event.pfn, HELD_NOTHING)
         if own.refs < 0:
             return f"pfn {event.pfn}, which dst names, was put before finalize"
-    return None
-
-
-def _refilled(call: Call, pfn: int) -> bool:
-    return any(pfn_of(entry_at(call.src, index)) == pfn for index in call.refilled)
-
-
-@step_clause(
-    "C46",
-    name="exact count",
-    party=Party.CORE,
-    source="mm/migrate.c:folio_migrate_mapping (6.1.192, 7.3.4)",
-    symptom="a pinned page is moved away from its pinner",
-    on=(ev.FolioMoved,),
-)
-def exact_count(before: World, step: ev.Step, after: World) -> Judgement:
-    """pages() MUST migrate a folio only if its refcount is the expected one: the library's reference, and for the fault page the
-    fault's.
-    """
-    event = cast("ev.FolioMoved", step.event)
-    task = before.task(step.task)
-    call, fault = task.in_phase(Phase.MOVING), task.callback
-    if call is None:
-        return None
-    expected = 1 + (before.frame(event.pfn).mapcount or 0)
-    if fault is not None and fault.live and fault.page == event.pfn and not _refilled(call, event.pfn):
-        expected += 1 if fault.refs - call.ledger.get(event.pfn, HELD_NOTHING).refs >= 1 else 0
-    if event.moved and event.refcount != expected:
-        return f"pfn {event.pfn} was moved with {event.refcount} references; {expected} are expected"
-    return KEPT
-
-
-Suspects = frozenset[tuple[str, int]]
-
-
-@monitor(
-    "C47",
-    name="pinned pages stay",
-    party=Party.CORE,
-    source="mm/migrate_device.c:migrate_vma_check_page, migrate_device_unmap (6.1.192, 7.3.4)",
-    symptom="DMA to the wrong page",
-    on=(ev.FolioChecked, ev.SetupReturned, ev.RangeReturned),
-    start=frozenset[tuple[str, int]](),
-)
-def pinned_pages_are_restored(memory: Suspects, world: World, step: ev.Step) -> tuple[Suspects, Judgement]:
-    """A page with unexpected references after unmap MUST be restored; on device memory one such reference MAY be tolerated."""
-    event = step.event
-    call = world.task(step.task).in_phase(Phase.COLLECTING)
-    if isinstance(event, ev.FolioChecked):
-        if call is None:
-            return memory, None
-        expected = 1 + (call.fault_page == event.pfn) + is_zone_device(world.frame(event.pfn).memory) + event.mapcount
-        return (memory | {(step.task, event.pfn)} if event.refcount > expected else memory), None
-    src = cast("ev.SetupReturned | ev.RangeReturned", event).src
-    mine = sorted(pfn for name, pfn in memory if name == step.task)
-    kept = sorted(set(mine) & set(pfns_of(src)))
-    memory = frozenset(pair for pair in memory if pair[0] != step.task)
-    if kept:
-        return memory, f"pfn {kept[0]} had unexpected references after unmap, and was taken"
-    return memory, KEPT if mine and src is not None else None
-
-
-@step_clause(
-    "C48",
-    name="setup promises nothing",
-    party=Party.DRIVER,
-    source="mm/migrate_device.c:migrate_vma_check_page (6.1.192, 7.3.4)",
-    symptom="a page that did not move is taken for one that did",
-    on=(ev.FinalizeCalled,),
-)
-def src_is_read_again(before: World, step: ev.Step, after: World) -> Judgement:
-    """Setup's check MAY tolerate an unexpected reference, so MIGRATE after setup promises no success: the driver MUST read
-    src again after pages(), and MUST NOT give finalize() MIGRATE for an entry where pages() cleared it.
-    """
-    event = cast("ev.FinalizeCalled", step.event)
-    call = call_before(before, step, event.call)
-    if call is None or call.phase is not Phase.MOVED or None in (call.offered, call.src, event.src):
-        return None
-    judgement: Judgement = None
-    for index, offered, left in pairs(call.offered, call.src):
-        if not offered & MIGRATE_PFN_VALID or not is_migrating(offered) or is_migrating(left):
-            continue
-        now = entry_at(event.src, index)
-        if is_migrating(now):
-            return f"pages left src[{index}] as {show(left)}, and finalize was given {show(now)}"
-        judgement = KEPT
-    return judgement
-
-
-@step_clause(
-    "C49",
-    name="only what migrated counts as migrated",
-    party=Party.DRIVER,
-    source="mm/migrate_device.c:migrate_vma_pages kernel-doc (6.1.192, 7.3.4)",
-    symptom="the device maps a page that finalize frees",
-    on=(ev.DeviceMapped,),
-)
-def only_migrated_entries_are_mapped(before: World, step: ev.Step, after: World) -> Judgement:
-    """After pages() the driver MUST treat only entries with MIGRATE in src and a VALID dst as migrated: it MUST NOT map
-    another on the device.
-    """
-    event = cast("ev.DeviceMapped", step.event)
-    if event.pfn is None:
-        return None
-    for call in before.task(step.task).calls.values():
-        if call.phase is not Phase.MOVED:
-            continue
-        for index, entry, dst in pairs(call.src, call.dst):
-            if pfn_of(dst) == event.pfn:
-                migrated = is_migrating(entry)
-                return KEPT if migrated else f"{event.device} maps dst[{index}], pfn {event.pfn}: src[{index}] is {show(entry)}"
-    frame = before.frame(event.pfn)
-    if is_zone_device(frame.memory) and frame.allocated is False:
-        return f"{event.device} maps pfn {event.pfn}, which is free"
     return None
 
 

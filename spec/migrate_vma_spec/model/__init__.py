@@ -1,17 +1,17 @@
 """The reference model: an abstract address space, and for every call the set of results that it may have.
 
 Written from the contract and from no implementation. It knows of a virtual page only what the contract says of it: by the VMAs,
-which accesses are allowed; by the stores, copies and discards, which frames hold its contents; by its page-table entry, where it is.
+which accesses are allowed; by the stores, copies and discards, which frames hold its contents; by its entry, where it is.
 It judges results and reachable contents; how a core comes to them is what the clauses judge.
 
 Rules:
-- `allowed(state, world, step)` gives the judged quantities of one step, each with the set of its allowed values; `world` is the world
-  before the step. With nothing else running between the beginning and the end of a call, each set has one member, given the data
-  choices that the trace shows. In a race there are more, each for a reason that the trace shows.
+- `allowed(state, world, step)` gives the judged quantities of one step, each with the set of its allowed values; `world` is the
+  world before the step. With nothing else running between the beginning and the end of a call, each set has one member, given the
+  data choices that the trace shows. In a race there are more, each for a reason that the trace shows.
 - `REFERENCE` is the model as a monitor, in the form of a clause: id `REF`, outside the registry, because it is no sentence of the
   contract. A refusal that no clause explains is a missing clause.
-- An address space is judged if the trace shows its life from the beginning (`MmCreated`, or the fork of one that it shows), a frame
-  if the trace announces it (`FrameAdded`). Results that depend on something which the trace does not tell are not judged.
+- An address space is judged if the trace shows its life from the beginning (`MmCreated`, or the fork of one that it shows), a
+  frame if the trace announces it (`FrameAdded`). What depends on something that the trace does not tell is not judged.
 
 Bounds: private anonymous memory, one page to a folio, no swap.
 """
@@ -33,6 +33,7 @@ from migrate_vma_spec.model.state import (
     Scope,
     Seen,
     What,
+    access,
     closed,
     opened,
     replaced,
@@ -111,22 +112,22 @@ _ALLOWED[ev.OperationEnded] = _operation_allowed
 
 @_next(ev.Chose)
 def _chose(state: ModelState, _world: World, step: Step, event: ev.Chose) -> ModelState:
-    return saw(state, step.task, Seen.FAILED) if event.answer else state
+    return saw(state, step.task, Seen.FAILED, *What) if event.answer else state
 
 
 @_next(ev.AllocationFailed)
 def _allocation_failed(state: ModelState, _world: World, step: Step, _event: ev.AllocationFailed) -> ModelState:
-    return saw(state, step.task, Seen.FAILED)
+    return saw(state, step.task, Seen.FAILED, *What)
 
 
 @_next(ev.LockMissed, ev.MmGetMissed)
 def _lost(state: ModelState, _world: World, step: Step, _event: Event) -> ModelState:
-    return saw(state, step.task, Seen.LOST)
+    return saw(state, step.task, Seen.LOST, What.CALLBACK)
 
 
 @_next(ev.IntervalRetry)
 def _interval_retry(state: ModelState, _world: World, step: Step, event: ev.IntervalRetry) -> ModelState:
-    return saw(state, step.task, Seen.STALE) if event.stale else state
+    return saw(state, step.task, Seen.STALE, What.RANGE_FAULT) if event.stale else state
 
 
 # ---- contents ----------------------------------------------------------------------------------------------------------
@@ -209,9 +210,9 @@ def _pte_changed(state: ModelState, world: World, step: Step, event: ev.PteChang
     return calls.entry_changed(contents.entry_changed(state, world, step, event), world, step, event)
 
 
-@_next(ev.LockDropped)
-def _lock_dropped(state: ModelState, world: World, step: Step, event: ev.LockDropped) -> ModelState:
-    return calls.lock_dropped(state, world, step, event)
+@_next(ev.LockTaken)
+def _lock_taken(state: ModelState, world: World, step: Step, event: ev.LockTaken) -> ModelState:
+    return calls.lock_taken(state, world, step, event)
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def _lock_dropped(state: ModelState, world: World, step: Step, event: ev.LockDro
 
 @_next(ev.FaultBegan)
 def _fault_began(state: ModelState, _world: World, step: Step, event: ev.FaultBegan) -> ModelState:
-    return opened(state, step.task, Scope(What.FAULT, about=(event.mm, event.addr, event.addr + 1, event.write)))
+    return opened(state, step.task, Scope(What.FAULT, about=(event.mm, event.addr, event.addr + 1, access(event.write))))
 
 
 @_next(ev.FaultEnded)
@@ -251,7 +252,7 @@ _ALLOWED[ev.CallbackReturned] = operations.allowed_callback
 
 @_next(ev.RangeFaultBegan)
 def _range_fault_began(state: ModelState, _world: World, step: Step, event: ev.RangeFaultBegan) -> ModelState:
-    return opened(state, step.task, Scope(What.RANGE_FAULT, about=(event.mm, event.start, event.end, event.write)))
+    return opened(state, step.task, Scope(What.RANGE_FAULT, about=(event.mm, event.start, event.end, access(event.write))))
 
 
 @_next(ev.RangeFaultEnded)
@@ -271,9 +272,8 @@ def _setup_called(state: ModelState, world: World, step: Step, event: ev.SetupCa
 
 
 @_next(ev.SetupReturned)
-def _setup_returned(state: ModelState, _world: World, step: Step, event: ev.SetupReturned) -> ModelState:
-    state = closed(state, step.task, What.SETUP)
-    return saw(state, step.task, Seen.REFUSED) if event.result else state
+def _setup_returned(state: ModelState, _world: World, step: Step, _event: ev.SetupReturned) -> ModelState:
+    return closed(state, step.task, What.SETUP)
 
 
 _ALLOWED[ev.SetupReturned] = calls.allowed_setup
@@ -305,8 +305,14 @@ def _pages_returned(state: ModelState, _world: World, step: Step, _event: ev.Pag
 _ALLOWED[ev.PagesReturned] = calls.allowed_pages
 
 
-@_next(ev.FolioLockMissed, ev.FolioGetMissed)
-def _missed(state: ModelState, _world: World, step: Step, event: ev.FolioLockMissed | ev.FolioGetMissed) -> ModelState:
+@_next(ev.FolioLockMissed)
+def _lock_missed(state: ModelState, world: World, step: Step, event: ev.FolioLockMissed) -> ModelState:
+    return state if world.frame(event.pfn).locked is False else calls.skipped(state, step.task, event.pfn)
+
+
+@_next(ev.FolioGetMissed)
+def _get_missed(state: ModelState, _world: World, step: Step, event: ev.FolioGetMissed) -> ModelState:
+    state = saw(state, step.task, Seen.LOST, What.OPERATION, What.CALLBACK)
     return calls.skipped(state, step.task, event.pfn)
 
 
@@ -316,13 +322,13 @@ def _not_done(state: ModelState, _world: World, step: Step, event: ev.LruIsolate
 
 
 @_next(ev.FolioChecked)
-def _folio_checked(state: ModelState, _world: World, step: Step, event: ev.FolioChecked) -> ModelState:
-    return state if event.ok else calls.skipped(state, step.task, event.pfn)
+def _folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioChecked) -> ModelState:
+    return state if event.ok else calls.folio_checked(state, world, step, event)
 
 
 @_next(ev.FolioMoved)
-def _folio_moved(state: ModelState, _world: World, step: Step, event: ev.FolioMoved) -> ModelState:
-    return state if event.moved else calls.skipped(state, step.task, event.pfn)
+def _folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMoved) -> ModelState:
+    return calls.folio_moved(state, world, step, event)
 
 
 # ---- the model as a clause -----------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The migrate_vma calls: which src entries setup, device_range and pages() may leave.
 
-With nothing else running an entry has one allowed value, which follows from the page table, the frame and the arguments. In a race
-it may have the value of each state that its page-table entry went through before the call took it, and 0 (after pages(): no
-MIGRATE) where the trace shows why the call left the page: its lock was missed, its count was not the expected one, it could not be
-isolated or be shared, another had the entry.
+With nothing else running an entry has one allowed value, which follows from the page table, the frame and the arguments. In a
+race it has the value of the page-table entry that the call found under the page-table lock, or 0 (after pages(): no MIGRATE)
+where the trace shows why the call left the page: its lock was missed, its count was not the expected one, it could not be
+isolated or be shared, another had the entry. A call in a race of which the trace shows no lock is not judged by its entries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import evolve
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.model.outcome import Outcome, entry_words, outcome
-from migrate_vma_spec.model.state import Attempt, ModelState, Scope, Seen, What, replaced
+from migrate_vma_spec.model.state import Attempt, Entries, ModelState, Scope, Seen, What, replaced
 from migrate_vma_spec.objects import Call, Frame, VmaRange, World, mmap_lock, ptl
 from migrate_vma_spec.vocabulary import (
     MIGRATE_PFN_MIGRATE,
@@ -37,8 +37,6 @@ NO_VMA_OF_SETUP = VM_SPECIAL | VmFlags.HUGETLB | VmFlags.DAX
 LEGACY_SLACK = 1
 """One unexpected reference to a zone-device page passes the check of setup: the extra count of the days before v5.18."""
 
-Entries = tuple[frozenset[int], ...]
-
 
 # ---- what setup may collect ------------------------------------------------------------------------------------------------
 
@@ -53,9 +51,7 @@ def setup_is_valid(world: World, event: ev.SetupCalled) -> bool:
     if event.fault_page is None or Capability.FAULT_PAGE not in world.capabilities:
         return True
     page = world.frame(event.fault_page)
-    return page.memory is Memory.DEVICE_PRIVATE and not (
-        Capability.FAULT_LOCK in world.capabilities and page.locked is False
-    )
+    return page.memory is Memory.DEVICE_PRIVATE and not (Capability.FAULT_LOCK in world.capabilities and page.locked is False)
 
 
 def collected(world: World, pte: Pte, vma: VmaRange | None, select: Select, owner: str | None) -> int:
@@ -95,33 +91,28 @@ def is_stuck(world: World, pfn: int, fault_page: int | None) -> bool | None:
 
 
 def setup_attempt(state: ModelState, world: World, event: ev.SetupCalled) -> Attempt:
-    if event.mm is not None and event.mm not in state.followed:
-        return Attempt(event.mm, event.start, valid=True)
-    if event.mm is None or not setup_is_valid(world, event):
+    if event.mm is None or event.mm not in state.followed:
+        return Attempt(valid=event.mm is not None)
+    if not setup_is_valid(world, event):
         return Attempt(event.mm, event.start, valid=False)
-    vma = world.vma(event.mm, event.start)
-    entries: list[frozenset[int]] = []
-    stuck: set[int] = set()
-    for index, addr in enumerate(range(event.start, event.end)):
-        entry = collected(world, world.pte(event.mm, addr), vma, event.select, event.owner)
+    choices: list[frozenset[int]] = []
+    for addr in range(event.start, event.end):
+        entry = collected(world, world.pte(event.mm, addr), world.vma(event.mm, addr), event.select, event.owner)
         pfn = migrate_pfn_to_pfn(entry)
-        is_left = False if pfn is None else is_stuck(world, pfn, event.fault_page)
-        entries.append(frozenset({entry, 0}) if is_left is None else frozenset({entry}))
-        if is_left:
-            stuck.add(index)
-    return Attempt(event.mm, event.start, tuple(entries), frozenset(stuck))
+        choices.append(_taken(entry, False if pfn is None else is_stuck(world, pfn, event.fault_page)))
+    return Attempt(event.mm, event.start, len(choices), tuple(choices))
+
+
+def _taken(entry: int, stuck: bool | None) -> frozenset[int]:
+    return frozenset({entry, 0} if stuck is None else {0} if stuck else {entry})
 
 
 def range_attempt(world: World, event: ev.RangeCalled) -> Attempt:
-    entries: list[frozenset[int]] = []
-    stuck: set[int] = set()
-    for index, pfn in enumerate(event.pfns):
-        entry = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE
-        is_left = pfn in event.pfns[:index] or is_stuck(world, pfn, None)
-        entries.append(frozenset({entry, 0}) if is_left is None else frozenset({entry}))
-        if is_left:
-            stuck.add(index)
-    return Attempt(None, 0, tuple(entries), frozenset(stuck))
+    choices = tuple(
+        _taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, pfn in event.pfns[:index] or is_stuck(world, pfn, None))
+        for index, pfn in enumerate(event.pfns)
+    )
+    return Attempt(count=len(choices), alone=choices)
 
 
 # ---- what pages() may leave --------------------------------------------------------------------------------------------------
@@ -132,10 +123,8 @@ def pages_attempt(state: ModelState, world: World, step: Step, event: ev.PagesCa
     if event.src is None or (call is not None and call.mm is not None and call.mm not in state.followed):
         return Attempt()
     call = call or Call(vma=event.vma, in_fault=False)
-    mm = call.mm if event.vma else None
-    start = call.start if event.vma else 0
-    entries = tuple(_offered(world, call, event, index) for index in range(len(event.src)))
-    return Attempt(mm, start, entries)
+    choices = tuple(_offered(world, call, event, index) for index in range(len(event.src)))
+    return Attempt(call.mm if event.vma else None, call.start, len(choices), choices)
 
 
 def _offered(world: World, call: Call, event: ev.PagesCalled, index: int) -> frozenset[int]:
@@ -172,102 +161,99 @@ def _is_fillable(world: World, mm: int, addr: int) -> bool:
 
 # ---- what happens while a call runs ------------------------------------------------------------------------------------------
 
-CALLS = (What.SETUP, What.RANGE, What.PAGES)
+
+def lock_taken(state: ModelState, world: World, step: Step, event: ev.LockTaken) -> ModelState:
+    """From here to the end of the lock the call finds these entries, and nobody else changes them."""
+    scope = state.inner(step.task)
+    attempt = scope.attempt if scope is not None else None
+    if scope is None or attempt is None or attempt.mm is None or ptl(attempt.mm) != event.lock:
+        return state
+    met = tuple(
+        before if index in attempt.settled else before | _found(world, step.task, scope, attempt.mm, attempt.start + index)
+        for index, before in enumerate(attempt.met or (frozenset[int](),) * attempt.count)
+    )
+    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, met=met)))
+
+
+def _found(world: World, task: str, scope: Scope, mm: int, addr: int) -> frozenset[int]:
+    """The value of src that the entry allows as it is: of setup, or of pages() for a hole that it is to fill."""
+    active = world.task(task).library
+    if active is None:
+        return frozenset()
+    call = active[1]
+    if scope.what is What.SETUP:
+        return frozenset({collected(world, world.pte(mm, addr), world.vma(mm, addr), call.select, call.owner)})
+    return frozenset({MIGRATE_PFN_MIGRATE if _is_fillable(world, mm, addr) else 0})
 
 
 def entry_changed(state: ModelState, world: World, step: Step, event: ev.PteChanged) -> ModelState:
-    """The call itself takes an entry: that settles its value. Another's change is one more state that the call may have met."""
-    for task, scopes in state.tasks.items():
-        scope = scopes[-1]
-        attempt = scope.attempt
-        if attempt is None or attempt.entries is None or attempt.mm != event.mm:
-            continue
-        index = event.addr - attempt.start
-        if not 0 <= index < len(attempt.entries) or index in attempt.settled:
-            continue
-        if task == step.task:
-            state = replaced(state, task, scope, evolve(scope, attempt=_settled(world, step, scope, attempt, index, event)))
-        elif not world.task(step.task).holds(ptl(event.mm)):
-            state = _met(state, world, task, scope, attempt, index, event.new)
-    return state
-
-
-def _settled(world: World, step: Step, scope: Scope, attempt: Attempt, index: int, event: ev.PteChanged) -> Attempt:
-    entries = attempt.entries or ()
-    if scope.what is What.SETUP:
-        entry = _collected(world, step.task, event.addr, event.old)
-        entries = (*entries[:index], frozenset({entry}), *entries[index + 1 :])
-    return evolve(attempt, entries=entries, settled=attempt.settled | {index})
-
-
-def _collected(world: World, task: str, addr: int, pte: Pte) -> int:
-    active = world.task(task).library
-    if active is None:
-        return 0
-    call = active[1]
-    return collected(world, pte, world.vma(call.mm, addr), call.select, call.owner)
-
-
-def _met(state: ModelState, world: World, task: str, scope: Scope, attempt: Attempt, index: int, pte: Pte) -> ModelState:
-    """The call may find this entry at one of its addresses."""
-    entries = attempt.entries or ()
-    if scope.what is What.SETUP:
-        more = {_collected(world, task, attempt.start + index, pte)}
-    elif pte.kind not in (PteKind.NONE, PteKind.ZERO):
-        more = {entry & ~MIGRATE_PFN_MIGRATE for entry in entries[index] if migrate_pfn_to_pfn(entry) is None}
-    else:
-        more = set[int]()
-    if more <= entries[index]:
+    """The call takes or fills an entry itself. What its lock shows it later is its own work."""
+    scope = state.inner(step.task)
+    attempt = scope.attempt if scope is not None else None
+    if scope is None or attempt is None or attempt.mm != event.mm:
         return state
-    entries = (*entries[:index], entries[index] | more, *entries[index + 1 :])
-    return replaced(state, task, scope, evolve(scope, attempt=evolve(attempt, entries=entries)))
-
-
-def lock_dropped(state: ModelState, world: World, step: Step, event: ev.LockDropped) -> ModelState:
-    """Changes under a page-table lock are seen by others when it is dropped."""
-    for task in state.tasks:
-        scope = state.tasks[task][-1]
-        attempt = scope.attempt
-        if task == step.task or attempt is None or attempt.entries is None or attempt.mm is None or ptl(attempt.mm) != event.lock:
-            continue
-        for index in range(len(attempt.entries)):
-            scope = state.tasks[task][-1]
-            attempt = scope.attempt or attempt
-            if index not in attempt.settled and attempt.mm is not None:
-                state = _met(state, world, task, scope, attempt, index, world.pte(attempt.mm, attempt.start + index))
-    return state
+    index = event.addr - attempt.start
+    if not 0 <= index < attempt.count or index in attempt.settled:
+        return state
+    met = attempt.met
+    if met is not None:
+        now = _found(world, step.task, scope, event.mm, event.addr)
+        met = (*met[:index], now, *met[index + 1 :])
+    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, met=met, settled=attempt.settled | {index})))
 
 
 def skipped(state: ModelState, task: str, pfn: int) -> ModelState:
     """The trace shows why the task's call cannot take this page."""
-    scopes = state.tasks.get(task)
-    if scopes is None or scopes[-1].attempt is None or pfn in scopes[-1].attempt.skipped:
+    scope = state.inner(task)
+    attempt = scope.attempt if scope is not None else None
+    if scope is None or attempt is None or pfn in attempt.skipped:
         return state
-    scope = scopes[-1]
-    attempt = scopes[-1].attempt
     return replaced(state, task, scope, evolve(scope, attempt=evolve(attempt, skipped=attempt.skipped | {pfn})))
+
+
+def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioChecked) -> ModelState:
+    """The check refused the page. That is a reason where somebody maps it or holds a reference that the call does not know of."""
+    frame = world.frame(event.pfn)
+    if frame.refcount is not None and frame.mapcount == 0:
+        active = world.task(step.task).library
+        fault_page = active is not None and active[1].fault_page == event.pfn and Capability.FAULT_PAGE in world.capabilities
+        if frame.refcount <= 1 + fault_page + (frame.memory is not Memory.SYSTEM) * LEGACY_SLACK:
+            return state
+    return skipped(state, step.task, event.pfn)
+
+
+def folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMoved) -> ModelState:
+    """Whether pages() may move the page is decided by its counts as they are now."""
+    active = world.task(step.task).library
+    moves = is_movable(world, active[1], event.pfn) if active is not None else None
+    return state if (event.moved if moves is None else moves) else skipped(state, step.task, event.pfn)
 
 
 # ---- what may be answered ------------------------------------------------------------------------------------------------------
 
 
-def _entries(scope: Scope, attempt: Attempt) -> Entries:
-    """What setup or device_range may leave in each entry of src."""
+def _setup_choices(scope: Scope, attempt: Attempt) -> Entries | None:
+    if attempt.alone is not None:
+        return attempt.alone
+    return attempt.met and tuple(
+        met | {0} if any(migrate_pfn_to_pfn(entry) in attempt.skipped for entry in met) else met for met in attempt.met
+    )
+
+
+def _range_choices(attempt: Attempt, pfns: tuple[int, ...]) -> Entries:
+    if attempt.alone is not None:
+        return attempt.alone
     choices: list[frozenset[int]] = []
-    for index, entries in enumerate(attempt.entries or ()):
-        if scope.quiet:
-            choices.append(frozenset({0}) if index in attempt.stuck else entries)
-        elif any(migrate_pfn_to_pfn(entry) in attempt.skipped for entry in entries):
-            choices.append(entries | {0})
-        else:
-            choices.append(entries)
+    for index, pfn in enumerate(pfns):
+        stuck = True if pfn in pfns[:index] else None if pfn in attempt.skipped else False
+        choices.append(_taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, stuck))
     return tuple(choices)
 
 
-def _arrays(what: str, src: tuple[int, ...] | None, choices: Entries) -> list[Outcome]:
+def _arrays(what: str, src: tuple[int, ...] | None, choices: Entries | None) -> list[Outcome]:
     return [
         outcome(f"{what} returned src[{index}] =", entry, allowed, entry_words)
-        for index, (entry, allowed) in enumerate(zip(src or (), choices, strict=False))
+        for index, (entry, allowed) in enumerate(zip(src or (), choices or (), strict=False))
     ]
 
 
@@ -285,18 +271,19 @@ def allowed_setup(state: ModelState, world: World, step: Step, event: ev.SetupRe
         return tuple(found)
     found.append(outcome(f"{what} returned npages", event.npages, {call.end - call.start}))
     found.append(outcome(f"{what} returned start and end", (event.start, event.end), {(call.start, call.end)}))
-    choices = _entries(scope, scope.attempt)
-    found += _arrays(what, event.src, choices)
-    if event.src is not None:
-        cpages = {sum(bool(entry & MIGRATE_PFN_MIGRATE) for entry in event.src[: len(choices)])}
-    else:
-        cpages = _counts(choices)
-    found.insert(1, outcome(f"{what} returned cpages", event.cpages, cpages))
-    return tuple(found)
+    choices = _setup_choices(scope, scope.attempt)
+    cpages = _counts(event.src, event.npages, choices)
+    if cpages is not None:
+        found.insert(1, outcome(f"{what} returned cpages", event.cpages, cpages))
+    return (*found, *_arrays(what, event.src, choices))
 
 
-def _counts(choices: Entries) -> set[int]:
-    """The numbers of migrating entries that the choices allow, where the array itself is not shown."""
+def _counts(src: tuple[int, ...] | None, npages: int, choices: Entries | None) -> set[int] | None:
+    """The number of migrating entries: of those that are shown, or of those that may be there."""
+    if src is not None:
+        return {sum(bool(entry & MIGRATE_PFN_MIGRATE) for entry in src[:npages])}
+    if choices is None:
+        return None
     least = sum(all(entry & MIGRATE_PFN_MIGRATE for entry in choice) for choice in choices)
     most = sum(any(entry & MIGRATE_PFN_MIGRATE for entry in choice) for choice in choices)
     return set(range(least, most + 1))
@@ -304,34 +291,34 @@ def _counts(choices: Entries) -> set[int]:
 
 def allowed_range(state: ModelState, world: World, step: Step, event: ev.RangeReturned) -> tuple[Outcome, ...]:
     scope = state.scope(step.task, What.RANGE)
-    if scope is None or scope.attempt is None:
+    call = world.task(step.task).calls.get(event.call)
+    if scope is None or scope.attempt is None or call is None:
         return ()
-    what = f"device range of {len(scope.attempt.entries or ())} pages"
+    what = f"device range of {scope.attempt.count} pages"
     found = [outcome(f"{what} returned", event.result, {0})]
-    return (*found, *_arrays(what, event.src, _entries(scope, scope.attempt)))
+    return (*found, *_arrays(what, event.src, _range_choices(scope.attempt, call.pfns)))
 
 
 def allowed_pages(state: ModelState, world: World, step: Step, event: ev.PagesReturned) -> tuple[Outcome, ...]:
     scope = state.scope(step.task, What.PAGES)
     call = world.task(step.task).calls.get(event.call)
-    if scope is None or scope.attempt is None or scope.attempt.entries is None or call is None:
+    if scope is None or scope.attempt is None or not scope.attempt.count or call is None:
         return ()
-    choices: list[frozenset[int]] = []
-    for index, entries in enumerate(scope.attempt.entries):
-        offered = (call.offered or ())[index]
-        choices.append(entries if scope.quiet and Seen.FAILED not in scope.seen else _raced(world, call, scope, offered, entries))
-    return tuple(_arrays("pages()", event.src, tuple(choices)))
+    choices = scope.attempt.alone
+    if choices is None or Seen.FAILED in scope.seen:
+        choices = tuple(_left(call, scope, scope.attempt, index) for index in range(scope.attempt.count))
+    return tuple(_arrays("pages()", event.src, choices))
 
 
-def _raced(world: World, call: Call, scope: Scope, offered: int, entries: frozenset[int]) -> frozenset[int]:
-    """What pages() may leave of this entry in a race, or after a failed allocation."""
-    attempt = scope.attempt or Attempt()
-    pfn = migrate_pfn_to_pfn(offered)
-    failed = offered & ~MIGRATE_PFN_MIGRATE
-    if pfn is None:
-        return entries | {failed} if Seen.FAILED in scope.seen else entries
-    if pfn in attempt.skipped:
+def _left(call: Call, scope: Scope, attempt: Attempt, index: int) -> frozenset[int]:
+    """What pages() may leave of an entry in a race, or after a failed allocation."""
+    entry = (call.offered or ())[index]
+    dst = call.dst[index] if call.dst is not None and index < len(call.dst) else 0
+    failed = entry & ~MIGRATE_PFN_MIGRATE
+    pfn = migrate_pfn_to_pfn(entry)
+    if not dst & MIGRATE_PFN_VALID or not entry & MIGRATE_PFN_MIGRATE or pfn in attempt.skipped:
         return frozenset({failed})
-    if pfn in call.moved:
-        return frozenset({failed if world.frame(pfn).mapcount else offered})
-    return entries
+    if pfn is not None:
+        return frozenset({entry})
+    met = attempt.met[index] if attempt.met is not None else frozenset({entry, failed})
+    return met | {failed} if Seen.FAILED in scope.seen else met

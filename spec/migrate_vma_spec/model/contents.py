@@ -1,8 +1,8 @@
 """Contents: what a CPU or a device must find in a virtual page, and who may write it.
 
-A store makes the frame that it reaches the only one that holds the page's contents; a copy makes one more; nothing else makes any.
-A load must reach one of them. So a lost store, a stale load, an uncleared page and a store that a COW partner sees are all found at
-the first load that shows them, or when nothing runs any more and the page table names a frame that holds something else.
+A store makes the frame that it reaches the only one that holds the page's contents; a copy makes one more; nothing else makes
+any. A load must reach one of them. So a lost store, a stale load, an uncleared page and a store that a COW partner sees are all
+found at the first load that shows them, or when nothing runs any more and the page table names a frame that holds something else.
 
 Only private anonymous memory is judged: the contents of files and of shared mappings are not described here.
 """
@@ -15,7 +15,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.model.outcome import Outcome, frame_words, outcome
-from migrate_vma_spec.model.state import Frames, Key, ModelState, What, may_access
+from migrate_vma_spec.model.state import Frames, Key, ModelState, What, access, is_granted
 from migrate_vma_spec.objects import VmaRange, World
 from migrate_vma_spec.vocabulary import PteKind, VmFlags
 
@@ -120,11 +120,12 @@ def _in_range(arguments: tuple[int, ...], key: Key) -> bool:
 def discard_ended(state: ModelState, arguments: tuple[int, ...]) -> ModelState:
     """Every CPU's translations are flushed: no access falls before the discard any more. Called when its scope is closed."""
     others = [
-        scope.arguments for scopes in state.tasks.values() for scope in scopes if scope.what is What.OPERATION and scope.name == DISCARD
+        scope.arguments
+        for scopes in state.tasks.values()
+        for scope in scopes
+        if scope.what is What.OPERATION and scope.name == DISCARD
     ]
-    gone = [
-        key for key in state.overtaken if _in_range(arguments, key) and not any(_in_range(other, key) for other in others)
-    ]
+    gone = [key for key in state.overtaken if _in_range(arguments, key) and not any(_in_range(other, key) for other in others)]
     return evolve(state, overtaken=state.overtaken.drop_all(gone)) if gone else state
 
 
@@ -167,7 +168,7 @@ def allowed_access(
     what = f"{kind} of {who} at mm {mm} addr {addr}"
     if mm not in state.followed:
         return ()
-    if not may_access(world, mm, addr, addr + 1, write):
+    if not is_granted(world, (mm, addr, addr + 1, access(write))):
         return () if _remapping(state, mm) else (outcome(f"{what} reached", pfn, (), frame_words),)
     if not is_described(world.vma(mm, addr)):
         return ()

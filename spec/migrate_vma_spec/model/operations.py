@@ -1,8 +1,8 @@
 """Operations and faults: which results a workload, a fault and a driver's callback may have.
 
-An access succeeds where the VMA allows it, and is refused where it does not; in a race with a change of VMAs, either. Memory that
-runs short, and nothing else, gives OOM; a driver's SIGBUS is passed on, and nobody else makes one. An operation of a device answers 0, or
-a count of the pages that it moved or that are where it was to bring them; it answers an error only where some are not there.
+An access succeeds where the VMA allows it, and is refused where it does not; in a race with a change of VMAs, either. Memory
+that runs short, and nothing else, gives OOM; a driver's SIGBUS is passed on, and nobody else makes one. An operation of a device
+answers 0, or a count of the pages that it moved or that are where it was to bring them; an error only where some are not there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.model.contents import DISCARD
 from migrate_vma_spec.model.outcome import Outcome, fault_words, frame_words, outcome
-from migrate_vma_spec.model.state import ModelState, Scope, Seen, What, permission
+from migrate_vma_spec.model.state import About, ModelState, Scope, Seen, What, access, permission
 from migrate_vma_spec.objects import Fault, Stage, World, mmap_lock
 from migrate_vma_spec.vocabulary import Errno, Pte, PteKind, VmFault, VmFlags
 
@@ -34,14 +34,18 @@ def device_and_verb(name: str) -> tuple[str | None, str]:
     return (device if dot else None), verb
 
 
-def about(name: str, arguments: tuple[int, ...]) -> tuple[int, int, int, bool] | None:
+def about(name: str, arguments: tuple[int, ...]) -> About | None:
     device, verb = device_and_verb(name)
+    if name == DISCARD and len(arguments) == 3:
+        mm, start, end = arguments
+        return mm, start, end, VmFlags.NONE
     accesses = ACCESSES if device is None else DEVICE_ACCESSES
     if verb in accesses and len(arguments) == 2:
         mm, addr = arguments
-        return mm, addr, addr + 1, accesses[verb]
+        return mm, addr, addr + 1, access(accesses[verb])
     if device is not None and verb in DEVICE_RANGES and len(arguments) == 3:
-        return (*arguments, False)
+        mm, start, end = arguments
+        return mm, start, end, VmFlags.READ
     return None
 
 
@@ -111,8 +115,12 @@ def _results(state: ModelState, world: World, scope: Scope, result: int) -> set[
         return _pin_results(scope, seen)
     if verb in ("mmap", "munmap", "fork", "exit"):
         return {0, -Errno.ENOMEM} if Seen.FAILED in seen else {0}
-    if verb in (DISCARD, "unpin", "speculative_reference"):
+    if verb == "speculative_reference":
+        return {-Errno.EAGAIN} if Seen.LOST in seen else {0}
+    if verb == "unpin":
         return {0}
+    if verb == DISCARD and scope.about is not None:
+        return ({0} if Seen.GRANTED in seen else set[int]()) | ({-int(Errno.ENOMEM)} if Seen.DENIED in seen else set[int]())
     return None
 
 
@@ -136,23 +144,45 @@ def _pin_results(scope: Scope, seen: Seen) -> set[int]:
 def _device_results(world: World, scope: Scope, seen: Seen, result: int) -> set[int] | None:
     device, verb = device_and_verb(scope.name)
     if verb in DEVICE_ACCESSES:
-        excused = not scope.quiet or bool(seen & (Seen.DENIED | Seen.FAILED)) or bool(scope.fault)
+        excused = not scope.quiet or bool(seen & (Seen.DENIED | Seen.FAILED)) or bool(scope.fault) or _is_read_only(world, scope)
         results = {0} if Seen.ACCESSED in seen else set[int]()
     elif verb in DEVICE_RANGES and len(scope.arguments) == 3:
         pages = scope.arguments[2] - scope.arguments[1]
-        there = [_is_done(world, device, scope.arguments[0], scope.arguments[1] + index, verb) for index in range(pages)]
-        now = _frames(world, device, verb, scope.arguments)
-        moved = sum(done and pfn != was for done, pfn, was in zip(there, now, scope.before, strict=True))
-        excused = not scope.quiet or not all(there) or Seen.DENIED in seen
-        results = {0, moved, sum(there)} if scope.quiet else set(range(pages + 1))
+        results = _counts(world, scope) if scope.quiet else set(range(pages + 1))
+        excused = not scope.quiet or Seen.DENIED in seen or not _is_mirrored(world, scope)
     elif verb in EVICTIONS:
         left = _frames(world, device, verb, scope.arguments)
-        excused = not scope.quiet or bool(left)
         results = {0, len(set(scope.before) - set(left))} if scope.quiet else set(range(len(world.frames) + 1))
+        excused = not scope.quiet or bool(left)
     else:
         return None
     # Which error a driver gives is its own affair.
     return results | {result} if excused and result < 0 else results
+
+
+def _is_read_only(world: World, scope: Scope) -> bool:
+    """The page is in the device's own memory and its entry forbids writing: hmm_range_fault reports it so, and does not fault."""
+    mm, addr = scope.arguments[:2]
+    pte = world.pte(mm, addr)
+    return _is_on(world, device_and_verb(scope.name)[0], pte) and not pte.write
+
+
+def _is_mirrored(world: World, scope: Scope) -> bool:
+    """Each page is where the operation is to bring it, and the device's page table, if that is where, has it."""
+    device, verb = device_and_verb(scope.name)
+    mm, start, end = scope.arguments
+    is_there = all(_is_done(world, device, mm, addr, verb) for addr in range(start, end))
+    return is_there and (verb != "to_device" or all((device, mm, addr) in world.mirrors for addr in range(start, end)))
+
+
+def _counts(world: World, scope: Scope) -> set[int]:
+    """What a device's operation on a range may count: the pages that it moved, or those that are there now; or nothing."""
+    device, verb = device_and_verb(scope.name)
+    mm, start, end = scope.arguments
+    there = [_is_done(world, device, mm, addr, verb) for addr in range(start, end)]
+    now = _frames(world, device, verb, scope.arguments)
+    moved = sum(done and pfn != was for done, pfn, was in zip(there, now, scope.before, strict=True))
+    return {0, moved, sum(there)}
 
 
 def _effects(world: World, scope: Scope, what: str, result: int) -> list[Outcome]:
@@ -227,22 +257,24 @@ def allowed_callback(state: ModelState, world: World, step: Step, event: ev.Call
     fault = world.task(step.task).fault
     if scope is None or fault is None or event.mm not in state.followed:
         return ()
-    excuse = Seen.FAILED | Seen.REFUSED | Seen.LOST
-    errors = {event.result} if scope.seen & excuse else set[VmFault]()
-    results = errors | (set(RETRIES) if not scope.quiet or not _is_left(world, event, fault) or errors else set[VmFault]())
     what = f"migrate_to_ram for mm {event.mm} addr {event.addr}"
-    if scope.quiet and not errors and _is_left(world, event, fault):
+    results = {event.result} - RETRIES  # a driver may give an error, and which one is its own affair
+    if not scope.quiet or scope.seen & (Seen.FAILED | Seen.LOST) or not _is_left(world, event, fault):
+        results |= RETRIES
+    else:
         what += ", with the page still there,"
-    return (outcome(f"{what} returned", event.result, results, fault_words),)
+    found = [outcome(f"{what} returned", event.result, results, fault_words)]
+    pte = world.pte(event.mm, event.addr)
+    if scope.quiet and pte.kind is PteKind.MIGRATION:
+        found.append(outcome(f"{what} left a migration entry of", pte.pfn, (), frame_words))
+    return tuple(found)
 
 
 def _is_left(world: World, event: ev.CallbackReturned, fault: Fault) -> bool:
-    """The entry still leads to the page, though nobody holds on to it."""
-    if world.pte(event.mm, event.addr).pfn != event.pfn:
+    """The entry still leads to the page, though nobody else holds on to it."""
+    pte, frame = world.pte(event.mm, event.addr), world.frame(event.pfn)
+    if pte.pfn != event.pfn or pte.kind is PteKind.MIGRATION:
         return False
-    frame = world.frame(event.pfn)
-    if world.pte(event.mm, event.addr).kind is PteKind.MIGRATION:
-        return True
     return frame.refcount is not None and frame.mapcount is not None and frame.refcount <= frame.mapcount + fault.refs
 
 
@@ -272,15 +304,13 @@ def allowed_range_fault(state: ModelState, world: World, step: Step, event: ev.R
 
 
 def _reported(world: World, device: str, mm: int, addr: int, write: bool) -> set[int | None]:
-    """The page that a range fault finds with nothing else running: one that the device may use as it asked."""
+    """The page that a range fault finds with nothing else running. The device's own pages are reported as they are."""
     pte = world.pte(mm, addr)
-    if write and not pte.write:
-        return set()
-    if pte.kind is PteKind.PRESENT or _is_on(world, device, pte):
+    if _is_on(world, device, pte) or (pte.kind is PteKind.PRESENT and pte.write >= write):
         return {pte.pfn}
-    return {None} if pte.kind is PteKind.ZERO else set()
+    return {None} if pte.kind is PteKind.ZERO and not write else set()
 
 
 def is_its_access(scope: Scope, device: str | None, mm: int, addr: int, write: bool) -> bool:
     """This is the access that the operation is about."""
-    return scope.about == (mm, addr, addr + 1, write) and device_and_verb(scope.name)[0] == device
+    return scope.about == (mm, addr, addr + 1, access(write)) and device_and_verb(scope.name)[0] == device

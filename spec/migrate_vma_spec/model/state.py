@@ -1,8 +1,9 @@
 """What the reference model remembers: where the contents of each virtual page are, and what each task has open.
 
 Rules:
-- Everything here is a value, and says only what holds now. A virtual page is described by the *frames that hold its contents*, not by
-  a number of its last store: two histories that led to the same contents in the same frames are one state, and nothing grows.
+- Everything here is a value, and says only what holds now. A virtual page is described by the *frames that hold its contents*,
+  not by a number of its last store: two histories that led to the same contents in the same frames are one state, and nothing
+  grows.
 - Dead things are dropped: a page with its VMA, a frame's contents when it is freed, a scope when its call or operation ends.
 - A page that was never written, or was discarded, is absent from `pages`: its contents are zero, and `zeroed` are the frames that
   hold zeros. A frame whose contents the trace has not told is in `unknown`, or was never announced; it is not judged.
@@ -16,13 +17,17 @@ from attrs import evolve, frozen
 
 from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.objects import EMPTY, World
-from migrate_vma_spec.vocabulary import VmFault
+from migrate_vma_spec.vocabulary import VmFault, VmFlags
 
 Key = tuple[int, int]
 """A virtual page: (mm, addr)."""
 
 Frames = frozenset[int]
 NO_FRAMES: Frames = frozenset()
+
+
+About = tuple[int, int, int, VmFlags]
+"""A wish: (mm, first page, page after the last, the flags that the VMA must have; none: that there is a VMA)."""
 
 
 class What(enum.Enum):
@@ -40,9 +45,10 @@ class What(enum.Enum):
 class Seen(enum.Flag):
     """What was seen while a scope was open. Results other than the one of an undisturbed run need such a reason.
 
-    RACED: another task had something open. DENIED, GRANTED: at some time the VMAs forbade, or allowed, what the scope does. FAILED:
-    an allocation, or another data choice, failed. REFUSED: a setup gave an error. LOST: a lock was missed or an address space was
-    gone. STALE: an interval notifier said that its read is stale. ACCESSED: the access that the operation is about took place.
+    RACED: another task had something open. DENIED, GRANTED: at some time the VMAs forbade, or allowed, what the scope does.
+    FAILED: an allocation, or another data choice, failed. LOST: a lock was missed, a page had no
+    reference to add to, an address space was gone. STALE: an interval notifier said that its read is stale. ACCESSED: the access
+    that the operation is about took place.
     """
 
     NOTHING = 0
@@ -50,25 +56,30 @@ class Seen(enum.Flag):
     DENIED = enum.auto()
     GRANTED = enum.auto()
     FAILED = enum.auto()
-    REFUSED = enum.auto()
     LOST = enum.auto()
     STALE = enum.auto()
     ACCESSED = enum.auto()
 
 
+Entries = tuple[frozenset[int], ...]
+"""Per entry of src, the values that it may have."""
+
+
 @frozen(cache_hash=True)
 class Attempt:
-    """What a migrate_vma call may answer, entry by entry, as far as the call has come.
+    """What a migrate_vma call may answer, as far as it has come.
 
-    `entries` are the values that the states of the page table so far allow; an index is `settled` once the call itself has changed
-    that entry. `stuck` are the indexes that a call with nothing else running cannot take. `skipped` are the frames for which the trace has
-    shown a reason. `valid`: the arguments are ones that the call accepts.
+    `alone` is what it answers if nothing else runs, None once something did. `met` is what the page-table entries allow that it
+    found under the page-table lock, None before it took the lock; an index is `settled` once the call itself has changed the
+    entry. `skipped` are the frames that it could not take. `valid`: it accepts its arguments. [start, start + count) is its
+    range, where `mm` is not None.
     """
 
     mm: int | None = None
     start: int = 0
-    entries: tuple[frozenset[int], ...] | None = None
-    stuck: frozenset[int] = frozenset()
+    count: int = 0
+    alone: Entries | None = None
+    met: Entries | None = None
     settled: frozenset[int] = frozenset()
     skipped: Frames = NO_FRAMES
     valid: bool = True
@@ -78,17 +89,16 @@ class Attempt:
 class Scope:
     """Something that a task has open: an operation of its workload, a fault, a call.
 
-    `about` is what it wants of the address space: (mm, first page, page after the last, write), or None. `fault` is the error with
-    which the last page fault of an operation ended. `before` are the frames
-    of the pages that it is to move, as they were when it began. `left` are the addresses that a
-    discard has yet to clear.
+    `about` is what it asks of the VMAs, or None. `fault` is the error
+    with which the last page fault inside it ended. `before` are the frames of the pages that it is to move, as they were when it
+    began. `left` are the addresses that a discard has yet to clear.
     """
 
     what: What
     seen: Seen = Seen.NOTHING
     name: str = ""
     arguments: tuple[int, ...] = ()
-    about: tuple[int, int, int, bool] | None = None
+    about: About | None = None
     fault: VmFault = VmFault.NONE
     before: tuple[int | None, ...] = ()
     left: frozenset[int] = frozenset()
@@ -104,9 +114,9 @@ class Scope:
 class ModelState:
     """The abstract machine.
 
-    `pages`: per written virtual page, the frames that hold its contents; none when they are lost. `overtaken`: per page of a discard
-    in flight, the frames that a CPU may still reach through its TLB. `followed`: the address spaces whose whole life the trace shows.
-    `tasks`: what each task has open, the innermost last.
+    `pages`: per written virtual page, the frames that hold its contents; none when they are lost. `overtaken`: per page of a
+    discard in flight, the frames that a CPU may still reach through its TLB. `followed`: the address spaces whose whole life the
+    trace shows. `tasks`: what each task has open, the innermost last.
     """
 
     pages: FrozenMap[Key, Frames] = EMPTY
@@ -128,6 +138,11 @@ class ModelState:
                 return scope
         return None
 
+    def inner(self, task: str) -> Scope | None:
+        """What the task opened last."""
+        scopes = self.tasks.get(task)
+        return scopes[-1] if scopes else None
+
     def alone(self, task: str) -> bool:
         """No other task has anything open."""
         return all(name == task for name in self.tasks)
@@ -148,10 +163,18 @@ def opened(state: ModelState, task: str, scope: Scope) -> ModelState:
     tasks = state.tasks
     for name, scopes in state.tasks.items():
         if name != task:
-            scope = evolve(scope, seen=scope.seen | Seen.RACED)
+            scope = _raced(scope)
             if any(other.quiet for other in scopes):
-                tasks = tasks.set(name, tuple(evolve(other, seen=other.seen | Seen.RACED) for other in scopes))
+                tasks = tasks.set(name, tuple(map(_raced, scopes)))
     return evolve(state, tasks=tasks.set(task, (*tasks.get(task, ()), scope)))
+
+
+def _raced(scope: Scope) -> Scope:
+    """The scope, less what holds only while nothing else runs."""
+    if not scope.quiet:
+        return scope
+    attempt = None if scope.attempt is None else evolve(scope.attempt, alone=None)
+    return evolve(scope, seen=scope.seen | Seen.RACED, before=(), attempt=attempt)
 
 
 def closed(state: ModelState, task: str, what: What) -> ModelState:
@@ -170,12 +193,13 @@ def replaced(state: ModelState, task: str, old: Scope, new: Scope) -> ModelState
     return evolve(state, tasks=state.tasks.set(task, scopes))
 
 
-def saw(state: ModelState, task: str, seen: Seen) -> ModelState:
-    """Everything that the task has open has seen this."""
+def saw(state: ModelState, task: str, seen: Seen, *kinds: What) -> ModelState:
+    """What the task has open of these kinds has seen this."""
     scopes = state.tasks.get(task, ())
-    if all(seen in scope.seen for scope in scopes):
+    if all(seen in scope.seen for scope in scopes if scope.what in kinds):
         return state
-    return evolve(state, tasks=state.tasks.set(task, tuple(evolve(scope, seen=scope.seen | seen) for scope in scopes)))
+    after = (evolve(scope, seen=scope.seen | seen) if scope.what in kinds else scope for scope in scopes)
+    return evolve(state, tasks=state.tasks.set(task, tuple(after)))
 
 
 def surveyed(state: ModelState, world: World) -> ModelState:
@@ -191,13 +215,20 @@ def permission(world: World, scope: Scope) -> Seen:
     """GRANTED or DENIED, or NOTHING for a scope that asks nothing of the VMAs."""
     if scope.about is None:
         return Seen.NOTHING
-    mm, start, end, write = scope.about
-    return Seen.GRANTED if may_access(world, mm, start, end, write) else Seen.DENIED
+    return Seen.GRANTED if is_granted(world, scope.about) else Seen.DENIED
 
 
-def may_access(world: World, mm: int, start: int, end: int, write: bool) -> bool:
-    """One VMA covers [start, end), and its flags allow the access."""
-    vma = world.vma(mm, start)
-    if vma is None or vma.end < end:
-        return False
-    return bool(vma.flags & vma.flags.WRITE) if write else bool(vma.flags & vma.flags.READ)
+def access(write: bool) -> VmFlags:
+    """The flag of a VMA that allows a store or a load."""
+    return VmFlags.WRITE if write else VmFlags.READ
+
+
+def is_granted(world: World, about: About) -> bool:
+    """VMAs with the flags cover every page of [start, end)."""
+    mm, addr, end, flags = about
+    while addr < end:
+        vma = world.vma(mm, addr)
+        if vma is None or flags & ~vma.flags:
+            return False
+        addr = vma.end
+    return True
