@@ -12,12 +12,18 @@ import migrate_vma_spec.clauses  # noqa: F401  (fills the registry)
 from migrate_vma_conformance.errors import UsageError
 from migrate_vma_conformance.report.table import clause_key
 from migrate_vma_impl.generations import GENERATIONS, Generation
+from migrate_vma_spec.model import REFERENCE
 from migrate_vma_spec.registry import REGISTRY, Clause
 
 
 def clauses_by_id() -> Mapping[str, Clause]:
     """Every clause, in the order of the contract's numbers."""
     return {clause: REGISTRY[clause] for clause in sorted(REGISTRY, key=clause_key)}
+
+
+def judged_clauses() -> Mapping[str, Clause]:
+    """What a subject is judged by: every clause, and the reference model as the row REF."""
+    return {**clauses_by_id(), REFERENCE.id: REFERENCE}
 
 
 def clause_named(text: str, source: str) -> Clause:

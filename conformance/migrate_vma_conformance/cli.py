@@ -22,7 +22,7 @@ from attrs import evolve
 from click.core import ParameterSource
 
 from migrate_vma_conformance import __version__
-from migrate_vma_conformance.catalogue import clause_named, clauses_by_id, generation_records, newest_generation
+from migrate_vma_conformance.catalogue import clause_named, clauses_by_id, generation_records, judged_clauses, newest_generation
 from migrate_vma_conformance.errors import Interrupted, SubjectError, UsageError
 from migrate_vma_conformance.options import CheckOptions, Fairness, Profile
 from migrate_vma_conformance.report import json_report, listing, pretty
@@ -98,12 +98,13 @@ def _processors() -> int:
 @click.option("--preemption", type=click.Choice(["full", "voluntary", _BOTH]), default=_BOTH, show_default=True)
 @click.option("--fairness", type=click.Choice(_values(Fairness)), default=Fairness.STRONG.value, show_default=True)
 @click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
+@click.option("--scenario", metavar="NAME", multiple=True, help="Only this scenario; can be given again.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is sampled.")
 @click.option("--jobs", type=click.IntRange(min=1), default=_processors, show_default="one for each processor")
 @click.option("--patch", metavar="MODULE:RECORD", help="Check a generation record of your own.")
 @click.option("--strict", is_flag=True, help="A violated SHOULD counts for the exit code.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write report, splats and traces there.")
-@click.option("-v", "--verbose", is_flag=True, help="A row for every clause.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write report, page, splats and traces there.")
+@click.option("-v", "--verbose", is_flag=True, help="A row for every clause, a drawing of every violation.")
 @_format
 @click.pass_context
 def check(
@@ -114,6 +115,7 @@ def check(
     preemption: str,
     fairness: str,
     profile: str,
+    scenario: tuple[str, ...],
     seed: int,
     jobs: int,
     patch: str | None,
@@ -129,7 +131,8 @@ def check(
     from migrate_vma_conformance import kit  # noqa: PLC0415  (imports Hypothesis: not for help and listings)
 
     models = (Preemption.FULL, Preemption.VOLUNTARY) if preemption == _BOTH else (Preemption(preemption),)
-    options = CheckOptions(models, Fairness(fairness), Profile(profile), seed, jobs, patch)
+    scenarios = tuple(dict.fromkeys(scenario)) or None
+    options = CheckOptions(models, Fairness(fairness), Profile(profile), seed, jobs, patch, scenarios)
     if output is not None:
         make_directory(output)
     names = [generation] if generation is not None else [] if patch is not None else [newest_generation().name]
@@ -144,9 +147,9 @@ def check(
     if form == "json":
         show([json_report.text(json_report.report_document(report, strict=strict))])
     else:
-        show(pretty.render_report(report, clauses_by_id(), strict=strict, verbose=verbose))
+        show(pretty.render_report(report, judged_clauses(), strict=strict, verbose=verbose))
     if output is not None:
-        write_report(report, output, clauses_by_id(), strict=strict)
+        write_report(report, output, judged_clauses(), strict=strict)
     ctx.exit(EXIT_INTERRUPTED if interrupted else exit_code(report, strict=strict))
 
 
@@ -158,9 +161,11 @@ def _command(ctx: click.Context) -> str:
         given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if not given or name in {"output", "form", "verbose"}:
             continue
-        value = ctx.params[name]
+        many = isinstance(parameter, click.Option) and parameter.multiple
+        values: list[Any] = list(ctx.params[name]) if many else [ctx.params[name]]
         option = [parameter.opts[-1]] if isinstance(parameter, click.Option) else []
-        words += option if value is True else [*option, str(value)]
+        for value in values:
+            words += option if value is True else [*option, str(value)]
     return shlex.join(words)
 
 
@@ -187,7 +192,7 @@ def replay(ctx: click.Context, *, token: str, until: str | None, state: bool, sh
     if form == "json":
         show([json_report.text(json_report.replay_document(found, strict=strict))])
     else:
-        show(pretty.render_replay(found, clauses_by_id(), show_all=show_all))
+        show(pretty.render_replay(found, judged_clauses(), show_all=show_all))
     ctx.exit(exit_of([found.verdict], strict=strict))
 
 

@@ -7,40 +7,32 @@ processes with limits; a factory that only exists in this process runs in it.
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from migrate_vma_conformance import unit as units
-from migrate_vma_conformance.catalogue import clauses_by_id
-from migrate_vma_conformance.errors import Interrupted, UsageError
-from migrate_vma_conformance.explore.explain import Subject, lasso_sentence, record
-from migrate_vma_conformance.explore.replay import check_cycle
+from migrate_vma_conformance.catalogue import judged_clauses
+from migrate_vma_conformance.errors import Interrupted, UsageError, listed
 from migrate_vma_conformance.options import Advance, CheckOptions, Fairness, Profile, Progress, silent
 from migrate_vma_conformance.pool import Lost, run_all
+from migrate_vma_conformance.probe import KnownRecord, know_driver, know_record
+from migrate_vma_conformance.replaying import replay
 from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario
-from migrate_vma_conformance.subject import DriverSubject, MakeDriver, find_driver, find_generation, load_patch
-from migrate_vma_conformance.tokens import Token, TokenError, decode
+from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, path_of
+from migrate_vma_conformance.tokens import ABSENT
 from migrate_vma_conformance.unit import Outcome, Unit
-from migrate_vma_conformance.verdict import (
-    ClauseVerdict,
-    Counterexample,
-    Finding,
-    GenerationReport,
-    Replay,
-    Report,
-    ScenarioEvidence,
-    conclude,
-)
+from migrate_vma_conformance.verdict import ClauseVerdict, Finding, GenerationReport, Report, ScenarioEvidence, conclude
 from migrate_vma_impl.generations import GENERATIONS, Generation
 from migrate_vma_impl.machine.system import Preemption
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.registry import Clause
-from migrate_vma_spec.registry import Progress as ProgressKind
+from migrate_vma_spec.registry import Clause, Party
 from migrate_vma_spec.vocabulary import Capability
+
+__all__ = ["LIMITS", "NOT_COVERED", "Limits", "check", "check_core", "check_driver", "check_trace", "replay"]
 
 NOT_COVERED = (
     "weak memory order (the machine is sequentially consistent), interrupts, and NMIs",
@@ -69,12 +61,26 @@ LIMITS = {
 
 @frozen
 class Column:
-    """One column of the table: a generation, with the driver as it is or in its adapted variant."""
+    """One column of the table: a generation by name, with the driver as it is or in its adapted variant.
+
+    A generation of the caller's own is a record, or the path of one (`patch`).
+    """
 
     title: str
-    generation: Generation
+    generation: str
+    capabilities: frozenset[Capability]
     adapted: bool = False
     patch: str = ""
+    record: Generation | None = None
+
+
+@frozen
+class _Inside:
+    """What a check of this process's own objects runs."""
+
+    make: MakeDriver
+    adapted: MakeDriver | None = None
+    make_core: MakeCore | None = None
 
 
 def check(subject: str, generations: Sequence[Generation | str], options: CheckOptions, progress: Progress = silent) -> Report:
@@ -84,8 +90,11 @@ def check(subject: str, generations: Sequence[Generation | str], options: CheckO
         UsageError: the driver, a generation or the patch cannot be found.
         Interrupted: Ctrl-C; it carries the report of what was found.
     """
-    driver = find_driver(subject)
-    return _check(driver, None, columns(driver, generations, options.patch), options, progress)
+    driver = know_driver(subject, seconds=options.seconds)
+    patch = None if options.patch is None else know_record(options.patch, seconds=options.seconds)
+    table = columns(generations, patch, adapted=driver.adapted)
+    _check_that_they_travel(table)
+    return _check(driver.name, table, options, progress)
 
 
 def check_driver(
@@ -97,6 +106,8 @@ def check_driver(
     profile: Profile = Profile.QUICK,
     seed: int = 0,
     jobs: int | None = None,
+    scenarios: Sequence[str] | None = None,
+    seconds: float | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Check a driver model against the contract.
@@ -110,6 +121,8 @@ def check_driver(
         profile: how much work to do.
         seed: for sampling, where a scenario is too large to exhaust.
         jobs: child processes at once; None: one for each CPU.
+        scenarios: the names of those to run; None: those of the profile.
+        seconds: what one scenario may take at most in a child process, wall clock; None: what the profile allows.
         progress: called as scenarios end.
 
     Returns:
@@ -120,12 +133,13 @@ def check_driver(
     """
     several = [generation] if isinstance(generation, (str, Generation)) else list(generation)
     models = (preemption,) if isinstance(preemption, Preemption) else tuple(preemption)
-    options = CheckOptions(models, fairness, profile, seed, jobs or os.cpu_count() or 1)
+    chosen = None if scenarios is None else tuple(scenarios)
+    options = CheckOptions(models, fairness, profile, seed, jobs or os.cpu_count() or 1, scenarios=chosen, seconds=seconds)
     if isinstance(make_driver, str):
         return check(make_driver, several, options, progress)
-    name = getattr(make_driver, "__name__", type(make_driver).__name__)
-    driver = DriverSubject(name, make_driver, getattr(make_driver, "adapted", None))
-    return _check(driver, make_driver, columns(driver, several, None), options, progress)
+    inside = _Inside(make_driver, getattr(make_driver, "adapted", None))
+    table = columns(several, None, adapted=inside.adapted is not None)
+    return _check(path_of(make_driver), table, options, progress, inside)
 
 
 def check_core(
@@ -135,6 +149,7 @@ def check_core(
     driver: str = "test_hmm",
     profile: Profile = Profile.QUICK,
     fairness: Fairness = Fairness.STRONG,
+    scenarios: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Check another core, `make_core(generation, config)`, with a driver of ours. Runs in this process.
@@ -142,9 +157,10 @@ def check_core(
     A core is a Kernel, or a class that replaces some of its functions by its own.
     """
     subject = find_driver(driver)
-    found = find_generation(generation) if isinstance(generation, str) else generation
-    options = CheckOptions(fairness=fairness, profile=profile)
-    return _check(subject, subject.make, [Column(found.name, found)], options, progress, make_core)
+    options = CheckOptions(fairness=fairness, profile=profile, scenarios=None if scenarios is None else tuple(scenarios))
+    (column,) = columns([generation], None, adapted=False)
+    column = evolve(column, patch=f"{ABSENT}core>")
+    return _check(subject.name, [column], options, progress, _Inside(subject.make, None, make_core))
 
 
 def check_trace(trace: Iterable[Step], *, capabilities: frozenset[Capability]) -> dict[str, str]:
@@ -159,76 +175,102 @@ def check_trace(trace: Iterable[Step], *, capabilities: frozenset[Capability]) -
     return broken
 
 
-def columns(driver: DriverSubject, generations: Sequence[Generation | str], patch: str | None) -> list[Column]:
+def columns(generations: Sequence[Generation | str], patch: KnownRecord | None, *, adapted: bool) -> list[Column]:
     """The table's columns. Where a generation hands its fault page over, a driver with an adapted variant is shown twice."""
     found: list[Column] = []
     for item in generations:
         for generation in GENERATIONS.values() if item == "all" else [find_generation(item) if isinstance(item, str) else item]:
-            found.append(Column(generation.name, generation))
-            if Capability.REFILL in generation.capabilities and driver.adapted is not None:
-                found.append(Column(f"{generation.name}+adapted", generation, adapted=True))
+            if GENERATIONS.get(generation.name) is generation:
+                column = Column(generation.name, generation.name, generation.capabilities)
+            else:
+                patched = f"{ABSENT}{generation.name}>"
+                column = Column(_own(generation.name), generation.name, generation.capabilities, patch=patched, record=generation)
+            found.append(column)
+            if Capability.REFILL in generation.capabilities and adapted:
+                found.append(evolve(column, title=f"{column.title}+adapted", adapted=True))
     if patch is not None:
-        record = load_patch(patch)
-        found.append(Column(record.name if record.name not in GENERATIONS else f"{record.name}*", record, patch=patch))
+        found.append(Column(_own(patch.name), patch.name, patch.capabilities, patch=patch.path))
     return found
 
 
+def _own(name: str) -> str:
+    """The title of a caller's own record: its name, with a star where one of ours is called so."""
+    return f"{name}*" if name in GENERATIONS else name
+
+
+def _check_that_they_travel(table: Sequence[Column]) -> None:
+    """A record that goes to child processes is pickled."""
+    for column in table:
+        try:
+            pickle.dumps(column.record)
+        except Exception as error:
+            problem = f"the record cannot be sent to a child process ({type(error).__name__}: {error})"
+            expected = "a record whose parts are functions of modules, or the driver as a factory, which runs in this process"
+            raise UsageError(column.generation, "generation", problem, expected) from error
+
+
 def _check(
-    driver: DriverSubject,
-    make: MakeDriver | None,
-    table: Sequence[Column],
-    options: CheckOptions,
-    progress: Progress,
-    make_core: MakeCore | None = None,
+    name: str, table: Sequence[Column], options: CheckOptions, progress: Progress, inside: _Inside | None = None
 ) -> Report:
     begin = time.monotonic()
-    work = [(column, unit) for column in table for unit in _units(driver, make, column, options, make_core)]
+    chosen = _scenarios(options)
+    work = [(column, unit) for column in table for unit in _units(name, column, chosen, options, inside)]
     outcomes: dict[int, Outcome] = {}
     interrupted = False
     try:
-        for place, outcome in _run([unit for _, unit in work], options, inside=make is not None):
+        for place, outcome in _run([unit for _, unit in work], options, inside=inside is not None):
             outcomes[place] = outcome
             progress(Advance(work[place][0].title, outcome.unit.scenario, len(outcomes), len(work)))
     except KeyboardInterrupt:
         interrupted = True
+    ends = [(column, outcomes.get(place) or Outcome(unit, failure="interrupted")) for place, (column, unit) in enumerate(work)]
     reports = tuple(
-        GenerationReport(
-            column.title,
-            _conclude(column, [outcomes.get(n) or Outcome(u, failure="interrupted") for n, (c, u) in enumerate(work) if c is column]),
-        )
-        for column in table
+        GenerationReport(column.title, _conclude(column, [outcome for its, outcome in ends if its is column])) for column in table
     )
-    command = f"migrate-vma check {driver.name} --seed {options.seed} --profile {options.profile.value}"
-    report = Report(driver.name, reports, time.monotonic() - begin, options.seed, command, NOT_COVERED)
+    report = Report(name, reports, time.monotonic() - begin, options.seed, _command(name, options), NOT_COVERED)
     if interrupted:
         raise Interrupted(report)
     return report
 
 
+def _command(name: str, options: CheckOptions) -> str:
+    only = "".join(f" --scenario {scenario}" for scenario in options.scenarios or ())
+    return f"migrate-vma check {name} --seed {options.seed} --profile {options.profile.value}{only}"
+
+
+def _scenarios(options: CheckOptions) -> list[Scenario]:
+    """Those to run, in their own order."""
+    for name in options.scenarios or ():
+        if name not in SCENARIOS:
+            raise UsageError(name, "--scenario", "there is no such scenario", f"one of: {listed(SCENARIOS)}")
+    every = LIMITS[options.profile].every
+    wanted = options.scenarios
+    return [each for each in SCENARIOS.values() if (every or each.quick if wanted is None else each.name in wanted)]
+
+
 def _units(
-    driver: DriverSubject, make: MakeDriver | None, column: Column, options: CheckOptions, make_core: MakeCore | None
+    name: str, column: Column, scenarios: Sequence[Scenario], options: CheckOptions, inside: _Inside | None
 ) -> Iterator[Unit]:
     limits = LIMITS[options.profile]
-    for scenario in SCENARIOS.values():
-        if not (limits.every or scenario.quick):
-            continue
+    make = None if inside is None else inside.adapted if column.adapted else inside.make
+    for scenario in scenarios:
         if column.adapted and scenario.driver is not None:
             continue
         for model in _models(scenario, options):
             yield Unit(
-                driver.name,
-                column.generation.name,
+                name,
+                column.generation,
                 scenario.name,
                 model,
                 options.fairness,
                 column.adapted,
                 column.patch,
                 limits.states,
-                limits.seconds,
+                limits.seconds if options.seconds is None else min(limits.seconds, options.seconds / 3),
                 options.seed,
-                driver.adapted if column.adapted and make is not None else make,
-                make_core,
-                column.generation if make is not None else None,
+                make,
+                None if inside is None else inside.make_core,
+                column.record,
             )
 
 
@@ -243,7 +285,7 @@ def _run(work: Sequence[Unit], options: CheckOptions, *, inside: bool) -> Iterat
     if inside:
         yield from ((place, units.run(unit)) for place, unit in enumerate(work))
         return
-    seconds = 3 * LIMITS[options.profile].seconds + 30
+    seconds = options.seconds or 3 * LIMITS[options.profile].seconds + 30
     for place, result in run_all(units.run, work, jobs=options.jobs, seconds=seconds):
         yield place, Outcome(work[place], failure=result.reason) if isinstance(result, Lost) else result
 
@@ -252,7 +294,11 @@ def _run(work: Sequence[Unit], options: CheckOptions, *, inside: bool) -> Iterat
 
 
 def _conclude(column: Column, outcomes: Sequence[Outcome]) -> dict[str, ClauseVerdict]:
-    return {clause.id: _verdict(clause, column.generation.capabilities, outcomes) for clause in clauses_by_id().values()}
+    own = [outcome for outcome in outcomes if SCENARIOS[outcome.unit.scenario].driver is None]
+    if own and all(outcome.skipped for outcome in own):
+        # A driver that can do nothing that is asked of it keeps the contract in no sense that anybody wants to hear.
+        outcomes = [evolve(outcome, failure=outcome.failure or outcome.skipped, skipped="") for outcome in outcomes]
+    return {clause.id: _verdict(clause, column.capabilities, outcomes) for clause in judged_clauses().values()}
 
 
 def _verdict(clause: Clause, capabilities: frozenset[Capability], outcomes: Sequence[Outcome]) -> ClauseVerdict:
@@ -262,6 +308,8 @@ def _verdict(clause: Clause, capabilities: frozenset[Capability], outcomes: Sequ
         example = next((example for example in outcome.examples if example.clause == clause.id), None)
         if outcome.skipped or (example is None and not scenario.is_evidence_for(clause.id)):
             continue
+        if clause.party is Party.DRIVER and scenario.driver not in (None, outcome.unit.driver):
+            continue  # another driver plays: what it does is no word on this one
         findings.append(Finding(_evidence(clause, scenario, outcome), example, outcome.failure, outcome.weakest.get(clause.id)))
     missing = clause.requires - capabilities
     return conclude(clause.id, clause.level, findings, missing=missing, progress=clause.progress is not None)
@@ -279,89 +327,4 @@ def _evidence(clause: Clause, scenario: Scenario, outcome: Outcome) -> ScenarioE
         outcome.complete and not outcome.failure,
         clause.id in outcome.reached,
         outcome.cut,
-    )
-
-
-# ---- replay ----------------------------------------------------------------------------------------------------------
-
-
-def replay(text: str, until: str | None = None, *, state: bool = False) -> Replay:
-    """Run the schedule of a token (or of a file that holds one) again and judge it.
-
-    Args:
-        text: the token, or a path.
-        until: stop at the first break of this clause; None: run the schedule to its end.
-        state: also describe the state that the run ends in.
-
-    Raises:
-        UsageError: the text is no token, or names what does not exist here.
-    """
-    token = _read_token(text)
-    if until is not None and until not in clauses_by_id():
-        raise UsageError(until, "--until", "there is no such clause", "an id such as C31; `migrate-vma clauses` lists them")
-    unit = _unit_of(token)
-    subject = units.subject_of(unit)
-    recording = record(subject, token.schedule, until=until, stacks=True)
-    fairness = Fairness(token.fairness)
-    sentence, cycle_start = recording.broken.get(token.clause), None
-    clause = clauses_by_id()[token.clause]
-    if token.schedule.cycle is not None and until is None:
-        sentence, cycle_start = _replay_cycle(unit, subject, token, clause, fairness)
-    elif clause.progress is not None and recording.stuck:
-        sentence = "; ".join(recording.stuck)
-    evidence = ScenarioEvidence(
-        token.scenario, (), unit.preemption, fairness, len(recording.offsets), 1, complete=False, reached=True
-    )
-    example = None
-    if sentence is not None:
-        example = Counterexample(
-            token.clause, text.strip(), sentence, recording.steps, recording.stacks, cycle_start,
-            fairness if cycle_start is not None else None, token.scenario, len(token.schedule.switches), recording.first_step,
-        )  # fmt: skip
-    verdict = conclude(clause.id, clause.level, [Finding(evidence, example)])
-    described = units.describe_state(subject, token.schedule) if state else ()
-    title = f"{token.generation}+adapted" if unit.adapted else token.generation
-    return Replay(
-        text.strip(), unit.driver, title, verdict, recording.steps, recording.stacks, cycle_start, recording.first_step, described
-    )
-
-
-def _replay_cycle(
-    unit: Unit, subject: Subject, token: Token, clause: Clause, fairness: Fairness
-) -> tuple[str | None, int | None]:
-    assert clause.progress is not None and token.schedule.cycle is not None  # noqa: S101, PT018  (a lasso's token)
-    defaults = clause.progress is not ProgressKind.ENDLESS_RETRY
-    found = check_cycle(subject.system, subject.preemption, token.schedule, fairness, defaults=defaults)
-    if not found.recurs or not found.fair:
-        return None, None
-    recording = record(subject, token.schedule)
-    cycle = token.schedule.cycle
-    return lasso_sentence(clause.progress, fairness, recording, cycle), recording.offsets[cycle]
-
-
-def _read_token(text: str) -> Token:
-    source = "the token"
-    path = Path(text)
-    try:
-        if not text.startswith("mv") and path.is_file():
-            source = f"the token in {text}"
-            text = path.read_text(encoding="utf-8").strip()
-        token = decode(text)
-    except (TokenError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(text, source, str(error), "a token as `migrate-vma check` prints it, or a file that holds one") from error
-    for value, known, what in (
-        (token.scenario, SCENARIOS, "scenario"),
-        (token.clause, clauses_by_id(), "clause"),
-        (token.preemption, {model.value for model in Preemption}, "preemption model"),
-        (token.fairness, {fairness.value for fairness in Fairness}, "fairness"),
-    ):
-        if value not in known:
-            raise UsageError(value, source, f"this release has no such {what}", f"one of: {', '.join(sorted(known))}")
-    return token
-
-
-def _unit_of(token: Token) -> Unit:
-    driver, plus, _ = token.driver.partition("+adapted")
-    return Unit(
-        driver, token.generation, token.scenario, Preemption(token.preemption), Fairness(token.fairness), bool(plus), token.patch
     )

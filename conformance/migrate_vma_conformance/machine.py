@@ -2,171 +2,69 @@
 
 Rules:
 - This is the only module of the package that imports Hypothesis.
-- A race is one rule, which draws the operations and their whole schedule before anything runs. So every list of numbers is a legal
-  schedule, dropping a number moves no other, and the smallest is: each operation to its end, one after the other.
-- Each clause has an exception class of its own, so that shrinking does not slip from one clause to another, and several broken
-  clauses give one example each.
+- A race is one rule, which draws the operations and their whole schedule before anything runs. So every list of numbers is a
+  legal schedule, dropping one moves no other, and the smallest is: each operation to its end, one after the other.
+- There are few rules: Hypothesis leaves some of them out of each example, and must not leave out much.
 - One class per subject: Hypothesis keeps its examples under the class's name.
 - Nothing here depends on what ran before an example: no precondition, no shared state.
+- `run_state_machine` makes examples smaller by itself (`life.smallest`). Hypothesis's own shrinking of state machines tries a
+  thousand programs where that tries fifty, and ends with larger ones (tried).
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import hypothesis
 from attrs import frozen
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test  # pyright: ignore[reportUnknownVariableType]
 
 from migrate_vma_conformance.errors import SubjectError
-from migrate_vma_conformance.explore.replay import Follower
-from migrate_vma_conformance.explore.sampling import End
-from migrate_vma_conformance.report.columns import Execution, render
-from migrate_vma_conformance.report.layout import paragraph
-from migrate_vma_conformance.subject import MakeDriver, find_generation, make_checked
-from migrate_vma_conformance.workbench import Burst, Drawn, Workbench, schedule_to
-from migrate_vma_conformance.workload import MOST_PINS, Act, Operation
+from migrate_vma_conformance.life import CONFIG, Broken, Life, Living, Moment, Trouble, smallest
+from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, make_checked
+from migrate_vma_conformance.workbench import Drawn, Workbench
+from migrate_vma_conformance.workload import Act, Operation
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Config
-from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.system import Preemption
-from migrate_vma_spec.events import Oops
-from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.model import REFERENCE
-from migrate_vma_spec.registry import REGISTRY, Clause, Progress
+from migrate_vma_spec.registry import Level
 
-CONFIG = Config(cpus=2, system_frames=24, addresses=2, mms=2)
-"""Room for every page to be in a batch of the LRU twice over, so that memory hardly ever runs out unasked."""
 MOST_SWITCHES = 4
-LATEST_SWITCH = 99
-"""The longest operations have about so many steps; a switch after a task's end does nothing."""
+LATEST_SWITCH = 63
+"""Few operations have more steps; a switch after a task's end does nothing."""
 
+GROUPS = {
+    "touch": (Act.READ, Act.WRITE),
+    "migrate": (Act.TO_DEVICE, Act.TO_SYSTEM, Act.EVICT),
+    "access": (Act.DEVICE_READ, Act.DEVICE_WRITE),
+    "change": (Act.DISCARD, Act.MUNMAP, Act.MMAP, Act.MMAP_READ_ONLY),
+    "process": (Act.FORK, Act.EXIT, Act.OPEN),
+    "hold": (Act.BORROW, Act.PIN, Act.UNPIN),
+}
+"""The rules of what is done alone, and which acts each of them draws from."""
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-class Broken(Exception):
-    """A clause is broken. Raised as the subclass of its clause, see `broken_class`."""
-
-    def __init__(self, sentence: str, burst: Burst | None, preemption: Preemption, steps: int) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self._burst = burst
-        self._preemption = preemption
-        self._steps = steps
-
-    clause: ClassVar[Clause]
-
-    @functools.cached_property
-    def text(self) -> str:
-        """What broke the clause, what the clause says, and the last burst of operations in columns with its schedule."""
-        said = paragraph(f"{self.clause.id} {self.clause.name}: {self.sentence}", hang="  ")
-        said += paragraph(f"The clause: {self.clause.sentence}", hang="  ")
-        if self._burst is None:
-            return "\n".join([*said, "Broken when nothing ran any more."])
-        schedule = schedule_to(self._burst, self._preemption, self._steps)
-        run = Run(self._burst.system, self._preemption, stacks=True)
-        follower = Follower(schedule)
-        while (pick := follower.pick(run)) is not None:
-            run.step(*pick)
-        run.close()
-        tasks = ", ".join(f"{number} {live.task.name}" for number, live in enumerate(run.tasks) if number)
-        said += paragraph(f"The last burst, of tasks {tasks}: {schedule}", hang="  ")
-        return "\n".join([*said, *render(Execution(tuple(run.trace), tuple(run.stacks or ())))])
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class Stopped(Exception):
-    """The simulated kernel oopsed, and no clause says why."""
-
-
-class Raised(Exception):
-    """A task's own code raised: a fault of the driver's model, or of the simulated kernel."""
-
-
-@functools.cache
-def broken_class(clause: str) -> type[Broken]:
-    """The exception of a clause, `Broken_C31` for C31: one class for each id, made once."""
-    known = {**REGISTRY, REFERENCE.id: REFERENCE}
-    return type(f"Broken_{clause}", (Broken,), {"clause": known[clause], "__module__": __name__})
-
-
-def _deadlock_clause() -> str:
-    return next(clause.id for clause in REGISTRY.values() if clause.progress is Progress.DEADLOCK)
-
-
-# ---- the machine -----------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Subject:
-    """What a machine runs, and the clauses that it is known to break."""
-
-    make: MakeDriver
-    generation: Generation
-    config: Config
-    preemption: Preemption
-    allow: frozenset[str]
+RACERS = frozenset(Act) - {Act.OPEN, Act.EXIT, Act.UNPIN, Act.MMAP_READ_ONLY, Act.DEVICE_READ}
+"""What is worth a place in a race: the rest meets nobody, or no other than these do."""
 
 
 class ContractMachine(RuleBasedStateMachine):
     """A kernel under way, and its judge. `make_machine` makes the subclass of a subject, with its rules."""
 
-    subject: ClassVar[Subject]
+    living: ClassVar[Living]
 
     def __init__(self) -> None:
         super().__init__()
-        subject = self.subject
-        self._bench = Workbench(subject.make, subject.generation, subject.config, subject.preemption)
-        self._judge = Judge(subject.generation.capabilities, (*REGISTRY.values(), REFERENCE))
-        self._over = False
-        self._blamed = False
-        for step in self._bench.steps:
-            self._blame(self._judge.feed(step), None, 0)
+        self._life = Life(self.living)
 
     def perform(self, operations: Sequence[Operation], drawn: Drawn) -> None:
-        """Run operations at once, and judge what they did."""
-        actors = () if self._over else self._bench.plan(operations)
-        if not actors:
-            return
-        burst = self._bench.burst(actors, drawn)
-        for number, step in enumerate(burst.steps, 1):
-            self._blame(self._judge.feed(step), burst, number)
-        if burst.end is not End.FINISHED:
-            self._over = True
-            self._end(burst)
-
-    def _blame(self, findings: Sequence[tuple[str, str]], burst: Burst | None, steps: int) -> None:
-        for clause, sentence in findings:
-            self._blamed = True
-            if clause not in self.subject.allow:
-                self._over = True
-                raise broken_class(clause)(sentence, burst, self.subject.preemption, steps)
-
-    def _end(self, burst: Burst) -> None:
-        """A burst that did not finish ends the example; it is a failure unless it follows from what is allowed, or from a limit."""
-        if burst.end is End.RAISED:
-            raise Raised("; ".join(burst.errors))
-        if burst.end is End.STOPPED and not self._blamed:
-            oops = burst.steps[-1].event
-            raise Stopped(oops.what if isinstance(oops, Oops) else repr(oops))
-        if burst.end is End.STUCK and not self._bench.exhausted:
-            self._blame([(_deadlock_clause(), f"{', '.join(burst.waiting)} sleep for ever")], burst, len(burst.steps))
+        self._life.perform(Moment(tuple(operations), drawn))
 
     def teardown(self) -> None:
-        """Drop the pins that are left, for only then is the end one at which references must balance, and judge it."""
-        for _ in range(MOST_PINS):
-            self.perform([Operation(Act.UNPIN)], Drawn())
-        if not self._over:
-            self._over = True
-            self._blame(self._judge.end(), None, 0)
+        self._life.end()
 
 
 def make_machine(
@@ -178,7 +76,7 @@ def make_machine(
     allow: frozenset[str] = frozenset(),
     title: str | None = None,
 ) -> type[ContractMachine]:
-    """A state machine class for one subject.
+    """A state machine class for one subject. Its `TestCase` is for unittest and pytest.
 
     Args:
         make_driver: `factory(kernel) -> Driver`.
@@ -191,19 +89,24 @@ def make_machine(
     Raises:
         SubjectError: the factory fails, or returns no driver.
     """
-    name = title or getattr(make_driver, "__name__", type(make_driver).__name__)
-    subject = Subject(make_checked(name, make_driver), generation, config, preemption, allow)
+    name = title or str(getattr(make_driver, "__name__", type(make_driver).__name__))
+    living = Living(make_checked(name, make_driver), generation, config, preemption, allow)
     words = re.sub(r"\W+", "_", f"{name}_on_{generation.name}_{preemption.value}")
-    acts = _acts(subject, name)
-    rules = {title: _alone(title, group, config) for title, group in _grouped(acts).items()}
-    body: dict[str, Any] = {**rules, "race": _race(acts, config), "subject": subject, "__module__": __name__}
+    acts = _acts(living, name)
+    groups = {group: [act for act in members if act in acts] for group, members in GROUPS.items()}
+    rules = {group: _alone(group, _operation(members, config)) for group, members in groups.items() if members}
+    racers = [act for act in acts if act in RACERS]
+    races = {"race": _race("race", (), racers, config)}
+    if Act.TO_DEVICE in acts:
+        races["race_on_the_device"] = _race("race_on_the_device", (Act.TO_DEVICE,), racers, config)
+    body: dict[str, Any] = {**rules, **races, "living": living, "__module__": __name__}
     return type(f"Contract_{words}", (ContractMachine,), body)
 
 
-def _acts(subject: Subject, name: str) -> list[Act]:
-    """What can be asked of the driver under test. Simple ones first, for Hypothesis shrinks towards the first."""
+def _acts(living: Living, name: str) -> list[Act]:
+    """What can be asked of the driver under test. Simple acts first, for Hypothesis shrinks towards the first."""
     try:
-        driver = Workbench(subject.make, subject.generation, subject.config, subject.preemption).driver
+        driver = Workbench(living.make, living.generation, living.config, living.preemption).driver
     except SubjectError:
         raise
     except Exception as error:
@@ -211,63 +114,52 @@ def _acts(subject: Subject, name: str) -> list[Act]:
     return [act for act in Act if act.needs is None or act.needs in driver.loads]
 
 
-GROUPS: Mapping[str, tuple[Act, ...]] = {
-    "touch": (Act.READ, Act.WRITE),
-    "migrate": (Act.TO_DEVICE, Act.TO_SYSTEM, Act.EVICT),
-    "access": (Act.DEVICE_READ, Act.DEVICE_WRITE),
-    "map": (Act.DISCARD, Act.MUNMAP, Act.MMAP, Act.MMAP_READ_ONLY),
-    "process": (Act.FORK, Act.EXIT, Act.OPEN),
-    "hold": (Act.BORROW, Act.PIN, Act.UNPIN),
-}
-"""The rules for what is done alone. Few of them: Hypothesis leaves out some rules in each example, and must not leave out much."""
-
-
-def _grouped(acts: Sequence[Act]) -> dict[str, tuple[Act, ...]]:
-    groups = {title: tuple(act for act in group if act in acts) for title, group in GROUPS.items()}
-    return {title: group for title, group in groups.items() if group}
-
-
 def _operation(acts: Sequence[Act], config: Config) -> st.SearchStrategy[Operation]:
-    """Every operation of these acts; numbers that do not matter to an act stay 0."""
+    """Every operation of these acts. A number that does not matter to its act is drawn all the same, and shrinks to 0."""
     cpu = st.integers(0, config.cpus - 1)
     mm = st.integers(0, config.mms - 1)
     addr = st.integers(0, config.addresses - 1)
-
-    def of(act: Act) -> st.SearchStrategy[Operation]:
-        if act is Act.EVICT:
-            return st.builds(Operation, st.just(act), cpu)
-        return st.builds(Operation, st.just(act), cpu, mm, addr, addr if act.ranges else st.just(0))
-
-    return st.sampled_from(acts).flatmap(of)
+    return st.builds(Operation, st.sampled_from(acts), cpu, mm, addr, addr)
 
 
-def _alone(title: str, acts: Sequence[Act], config: Config) -> Callable[..., None]:
+def _alone(title: str, operations: st.SearchStrategy[Operation]) -> Callable[..., None]:
     """The rule of one operation with nothing else running. `short`: its first data choice does not get the default."""
 
-    def perform(self: ContractMachine, operation: Operation, short: bool) -> None:
+    def alone(self: ContractMachine, operation: Operation, short: bool) -> None:
         self.perform([operation], Drawn(refusals=((0, 0),) if short else ()))
 
-    perform.__name__ = perform.__qualname__ = title
-    return rule(operation=_operation(acts, config), short=st.booleans())(perform)
+    alone.__name__ = alone.__qualname__ = title
+    return rule(operation=operations, short=st.booleans())(alone)
 
 
-def _race(acts: Sequence[Act], config: Config) -> Callable[..., None]:
-    """The rule of two or three operations at once, under a schedule."""
-    operation = _operation(acts, config)
-    who = st.integers(0, 2 + config.cpus)
-    switch = st.tuples(who, st.integers(0, LATEST_SWITCH), who)
+def _race(title: str, before: Sequence[Act], acts: Sequence[Act], config: Config) -> Callable[..., None]:
+    """The rule of two or three operations at once, under a schedule: on one page, for others do not meet, each on the next CPU.
+
+    `before` is done to the page alone, so that more races find it in a state in which much can happen.
+    """
+    number = st.integers(0, config.addresses - 1)
+    one = st.tuples(st.sampled_from(acts), st.integers(0, config.mms - 1))
+    switch = st.tuples(st.integers(0, 2), st.integers(0, LATEST_SWITCH), st.integers(0, 1))
     refusal = st.tuples(st.integers(0, 2), st.integers(0, 3))
 
     def race(
         self: ContractMachine,
-        operations: list[Operation],
+        operations: list[tuple[Act, int]],
+        addr: int,
+        more: int,
         switches: list[tuple[int, int, int]],
         refusals: list[tuple[int, int]],
     ) -> None:
-        self.perform(operations, Drawn(tuple(switches), tuple(refusals)))
+        for act in before:
+            self.perform([Operation(act, 0, 0, addr, more)], Drawn())
+        begun = [Operation(act, cpu, mm, addr, more) for cpu, (act, mm) in enumerate(operations)]
+        self.perform(begun, Drawn(tuple(switches), tuple(refusals)))
 
+    race.__name__ = race.__qualname__ = title
     return rule(
-        operations=st.lists(operation, min_size=2, max_size=3),
+        operations=st.lists(one, min_size=2, max_size=3),
+        addr=number,
+        more=number,
         switches=st.lists(switch, max_size=MOST_SWITCHES),
         refusals=st.lists(refusal, max_size=2),
     )(race)
@@ -280,19 +172,17 @@ UNFIT_HEALTH_CHECKS = (
     HealthCheck.data_too_large,  # many operations are many draws: that is the purpose
 )
 
-PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
-"""Without `explain`, which traces every line of the simulated kernel."""
-
 
 def run_state_machine(
     make_driver: MakeDriver,
     generation: Generation | str,
     *,
-    examples: int = 50,
+    examples: int = 100,
     steps: int = 20,
     seed: int | None = None,
     preemption: Preemption = Preemption.FULL,
     allow: frozenset[str] = frozenset(),
+    findings: int = 3,
 ) -> None:
     """Draw workloads and schedules for a driver, and judge what comes of them.
 
@@ -304,21 +194,93 @@ def run_state_machine(
         seed: the same seed gives the same examples; None: new ones each time, and those that failed before first.
         preemption: where tasks lose their CPU.
         allow: clauses that the driver is known to break.
+        findings: how many clauses to find broken, at most.
 
     Raises:
-        Broken: a clause is broken: the subclass of that clause, with a smallest example; several come as an ExceptionGroup.
+        Broken: a clause is broken: the subclass of that clause, with the smallest workload found; several come as an
+            ExceptionGroup, each broken in an execution that broke none of the others before.
         Stopped: the simulated kernel oopsed without any clause broken.
         Raised: the driver's code raised.
         SubjectError: the factory fails, or returns no driver.
     """
     record = find_generation(generation) if isinstance(generation, str) else generation
     machine = make_machine(make_driver, record, preemption=preemption, allow=allow)
-    how = settings(
+    found = _find(machine, _settings(examples, steps), seed, findings)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ExceptionGroup(f"{len(found)} clauses are broken", found)
+
+
+def _find(machine: type[ContractMachine], how: settings, seed: int | None, most: int) -> list[Trouble]:
+    """One trouble for each clause, in the order in which they are met; none after one that is no clause's."""
+    found: list[Trouble] = []
+    while len(found) < most:
+        trouble = _first(machine, how, seed)
+        if trouble is None:
+            break
+        found.append(smallest(machine.living, trouble))
+        if not isinstance(trouble, Broken):
+            break
+        machine.living.found.add(trouble.clause.id)
+    return found
+
+
+def _settings(examples: int, steps: int) -> settings:
+    return settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         print_blob=True,
-        phases=PHASES,
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),
         suppress_health_check=UNFIT_HEALTH_CHECKS,
     )
-    run_state_machine_as_test(machine if seed is None else hypothesis.seed(seed)(machine), settings=how)
+
+
+def _first(machine: type[ContractMachine], how: settings, seed: int | None) -> Trouble | None:
+    try:
+        run_state_machine_as_test(machine if seed is None else hypothesis.seed(seed)(machine), settings=how)
+    except Trouble as trouble:
+        return trouble
+    return None
+
+
+@frozen
+class Examination:
+    """What `examine` is asked, in words and numbers that can be sent to another process. `adapted` is as in `unit.Unit`."""
+
+    driver: str
+    generation: str
+    examples: int
+    steps: int = 20
+    seed: int = 0
+    allow: frozenset[str] = frozenset()
+    adapted: bool = False
+
+
+@frozen
+class Told:
+    """A trouble as text. `binding`: it is more than a broken SHOULD."""
+
+    text: str
+    binding: bool
+
+
+def examine(asked: Examination) -> tuple[Told, ...]:
+    """As `run_state_machine`, for a driver by name.
+
+    Raises:
+        UsageError: no such driver or generation.
+        SubjectError: the driver's factory fails, or returns no driver; or there is no adapted variant.
+    """
+    driver = find_driver(asked.driver)
+    make = driver.adapted if asked.adapted else driver.make
+    if make is None:
+        raise SubjectError(asked.driver, "it has no variant that calls refill_fault_entry")
+    machine = make_machine(make, find_generation(asked.generation), allow=asked.allow, title=asked.driver)
+    found = _find(machine, _settings(asked.examples, asked.steps), asked.seed, 3)
+    return tuple(Told(str(trouble), _binds(trouble)) for trouble in found)
+
+
+def _binds(trouble: Trouble) -> bool:
+    return not isinstance(trouble, Broken) or trouble.clause.level is Level.MUST

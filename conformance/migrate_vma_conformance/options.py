@@ -11,7 +11,7 @@ from migrate_vma_impl.machine.system import Preemption
 
 
 class Fairness(enum.Enum):
-    """What a progress verdict assumes of the scheduler (definitions: docs/design.md, liveness).
+    """What a progress verdict assumes of the scheduler (definitions: docs/design.md, progress).
 
     Under WEAK, what can run all the time runs; under STRONG, also what can run again and again. So a clause that holds under
     WEAK holds under STRONG, and says more.
@@ -31,7 +31,12 @@ class Profile(enum.Enum):
 
 @frozen
 class CheckOptions:
-    """How to check. `patch` names a generation record of the caller's own, `module:RECORD`, checked beside the others."""
+    """How to check.
+
+    `patch` names a generation record of the caller's own, `module:RECORD`, checked beside the others. `scenarios` are those to
+    run, whatever the profile says; None: those of the profile. `seconds` is what one scenario may take at most, wall clock, with
+    the explanation of what it found; None: what the profile allows.
+    """
 
     preemption: tuple[Preemption, ...] = (Preemption.FULL, Preemption.VOLUNTARY)
     fairness: Fairness = Fairness.STRONG
@@ -39,6 +44,8 @@ class CheckOptions:
     seed: int = 0
     jobs: int = 1
     patch: str | None = None
+    scenarios: tuple[str, ...] | None = None
+    seconds: float | None = None
 
 
 @frozen

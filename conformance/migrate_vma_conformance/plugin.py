@@ -83,7 +83,7 @@ def migrate_vma_report(
 ) -> Report:
     """The verdicts on the driver; their table is printed at the end of the session."""
     from migrate_vma_conformance import kit  # noqa: PLC0415
-    from migrate_vma_conformance.catalogue import clauses_by_id  # noqa: PLC0415
+    from migrate_vma_conformance.catalogue import judged_clauses  # noqa: PLC0415
     from migrate_vma_conformance.errors import KitError  # noqa: PLC0415
     from migrate_vma_conformance.report.pretty import render_report  # noqa: PLC0415
 
@@ -91,7 +91,7 @@ def migrate_vma_report(
         report = kit.check(migrate_vma_driver, [migrate_vma_generation], migrate_vma_options)
     except KitError as error:
         pytest.fail(str(error), pytrace=False)
-    text = "\n".join(render_report(report, clauses_by_id()))
+    text = "\n".join(render_report(report, judged_clauses()))
     request.config.stash[_SHOWN][f"{migrate_vma_driver} on {migrate_vma_generation}"] = text
     return report
 

@@ -1,22 +1,34 @@
 """Work units in child processes, each with a time limit of its own: a model that hangs or eats memory ends alone.
 
-Children come from a fork server, so they start clean and fast; what a unit returns is pickled back. A unit that dies or runs out of
-time yields a `Lost` with the reason, in place of its result.
+Rules:
+- Children come from a fork server, so they start clean and fast; what a unit returns is pickled back.
+- A unit that dies or runs out of time yields a `Lost` with the reason, in place of its result.
+- What a child prints goes to standard error: standard output is the report's.
+- A child outlives neither its result nor its parent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import resource
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from attrs import define, frozen
+
+from migrate_vma_conformance.subject import load
+from migrate_vma_conformance.watch import STEP_SECONDS, StepWatch
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -25,13 +37,16 @@ MEMORY_BYTES = 6 << 30
 """The address space of a child."""
 
 _PRELOAD = ["migrate_vma_conformance.unit"]
+_PATIENCE = 2.0
+"""Seconds that a child may take to end once its result is here. A thread that it started might not let it."""
 
 
 @frozen
 class Lost:
-    """A unit without a result: why."""
+    """A unit without a result: why. `out_of_time`: it was ended at its limit."""
 
     reason: str
+    out_of_time: bool = False
 
 
 @define(eq=False)
@@ -55,7 +70,6 @@ def run_all(
         seconds: what one unit may take, wall clock.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
     waiting = list(enumerate(units))[::-1]
     running: list[_Child[U]] = []
     try:
@@ -71,28 +85,92 @@ def run_all(
             _stop(child.process)
 
 
+def run_one(function: Callable[[U], R], unit: U, *, seconds: float) -> R | Lost:
+    """One unit in a child process of its own."""
+    ((_, result),) = run_all(function, [unit], jobs=1, seconds=seconds)
+    return result
+
+
 def _start(context: ForkServerContext, function: Callable[[U], R], unit: U, place: int, seconds: float) -> _Child[U]:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(function, unit, sender), daemon=True)
-    process.start()
+    process = context.Process(target=_work, args=(function, unit, sender, min(seconds, STEP_SECONDS)), daemon=True)
+    with _main_hidden():
+        _start_server(context)
+        process.start()
     sender.close()
     return _Child(unit, place, process, receiver, time.monotonic() + seconds)
 
 
-def _work(function: Callable[[Any], Any], unit: Any, sender: Connection) -> None:
+@contextlib.contextmanager
+def _main_hidden() -> Generator[None]:
+    """A child needs nothing of the program that started us, and would run it once more where that has no guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start_server(context: ForkServerContext) -> None:
+    """Start the fork server, if need be, deaf to Ctrl-C: its children inherit that, and the parent ends them."""
+    context.set_forkserver_preload(_PRELOAD)
+    try:
+        hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread, which alone is interrupted
+        forkserver.ensure_running()
+        return
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if hearing is None else hearing)
+
+
+# ---- in the child ----------------------------------------------------------------------------------------------------
+
+
+def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, step_seconds: float) -> None:
     """What a child does."""
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    one = _Once(sender)
+    watch = StepWatch(step_seconds, lambda reason: one.give_up(Lost(reason)), load, multiprocessing.parent_process())
+    watch.start()
     try:
         result = function(unit)
-    except KeyboardInterrupt:
-        return
     except MemoryError:
         result = Lost(f"the memory limit of {MEMORY_BYTES >> 30} GiB was reached")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
         result = Lost(f"the child process failed with {type(error).__name__}: {error}")
-    sender.send(result)
-    sender.close()
+    watch.stop()
+    one.send(result)
+
+
+class _Once:
+    """Sends one result: the first, whichever thread has it. A second thread waits until the process ends."""
+
+    def __init__(self, sender: Connection) -> None:
+        self._sender = sender
+        self._turn = threading.Lock()
+
+    def send(self, result: Any) -> None:
+        self._turn.acquire()
+        with contextlib.suppress(OSError):  # nobody is left who would read it
+            try:
+                self._sender.send(result)
+            except Exception as error:  # noqa: BLE001  (what a result of the caller's code raises when it is pickled)
+                self._sender.send(Lost(f"its result cannot be sent to another process: {type(error).__name__}: {error}"))
+        self._sender.close()
+
+    def give_up(self, result: Any) -> None:
+        """Send it, and end the process whatever its other threads do."""
+        self.send(result)
+        os._exit(1)
+
+
+# ---- in the parent ---------------------------------------------------------------------------------------------------
 
 
 def _collect(running: Sequence[_Child[U]], seconds: float) -> Iterator[tuple[_Child[U], Any]]:
@@ -105,17 +183,28 @@ def _collect(running: Sequence[_Child[U]], seconds: float) -> Iterator[tuple[_Ch
             yield child, _receive(child)
         elif time.monotonic() > child.deadline:
             _stop(child.process)
-            yield child, Lost(f"the time limit of {seconds:g} s was reached; the model loops or is too large")
+            yield child, Lost(f"the time limit of {seconds:g} s was reached; the model loops or is too large", out_of_time=True)
 
 
-def _receive(child: _Child[U]) -> Any:
+def _receive(child: _Child[Any]) -> Any:
     try:
         result = child.receiver.recv()
     except EOFError:
-        child.process.join()
-        return Lost(f"the child process died with exit code {child.process.exitcode}")
-    child.process.join()
-    return result
+        result = None
+    except Exception as error:  # noqa: BLE001  (and when it is unpickled)
+        result = Lost(f"its result cannot be read: {type(error).__name__}: {error}")
+    child.process.join(_PATIENCE)
+    if child.process.is_alive():
+        _stop(child.process)
+    return Lost(_death(child.process.exitcode)) if result is None else result
+
+
+def _death(code: int | None) -> str:
+    """How a child ended that sent nothing."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"the child process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+    return f"the child process ended without a result (exit code {code})"
 
 
 def _stop(process: BaseProcess) -> None:

@@ -24,6 +24,7 @@ _THEME = Theme(
         "verdict.good": "green",
         "verdict.open": "magenta",
         "verdict.command": "bold",
+        "verdict.loop": "cyan",
     }
 )
 
@@ -37,7 +38,8 @@ class _Verdicts(RegexHighlighter):
         r"(?P<should>\bviolated\b)",
         r"(?P<good>\bholds( weak| strong)?\b)",
         r"(?P<open>\bunknown\b)",
-        r"(?m)(?P<command>^migrate-vma replay .*)",
+        r"(?m)^(?:also on [^:]*: )?(?P<command>migrate-vma replay .*)",
+        r"(?m)(?P<loop>^[.']-> .*|^\|)",
     )
 
 

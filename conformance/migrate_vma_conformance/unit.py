@@ -1,7 +1,7 @@
 """One unit of work of a check: one driver, one generation, one scenario, one preemption model.
 
-Runs in a child process and returns plain records. What the subject does wrong (it raises, it is not deterministic, its prologue
-does not end) is a `failure` of the unit, never a verdict.
+Runs in a child process and returns plain records. What the subject does wrong (it raises, it forgets an await, it does not repeat
+itself, it does not end) is a `failure` of the unit, never a verdict: what it did not break is then not known to hold.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 
 from attrs import evolve, field, frozen
 
-from migrate_vma_conformance.catalogue import clauses_by_id
+from migrate_vma_conformance.catalogue import judged_clauses
 from migrate_vma_conformance.errors import KitError, SubjectError
 from migrate_vma_conformance.explore.counting import executions
 from migrate_vma_conformance.explore.explain import (
@@ -27,20 +27,26 @@ from migrate_vma_conformance.explore.graph import Graph, explore
 from migrate_vma_conformance.explore.liveness import Lasso, lassos
 from migrate_vma_conformance.explore.lockstep import FairCycle, explain_cycle, find_lasso
 from migrate_vma_conformance.explore.product import Product
+from migrate_vma_conformance.explore.repeat import check_repeats
 from migrate_vma_conformance.explore.sampling import Samples, explain_sample, mixture, sample
 from migrate_vma_conformance.options import Fairness
+from migrate_vma_conformance.report.state import describe
 from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario, build
-from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, load_patch, make_checked
-from migrate_vma_conformance.tokens import Token, encode
+from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, load_patch, made, make_checked
+from migrate_vma_conformance.tokens import ABSENT, Token, encode
 from migrate_vma_conformance.verdict import Counterexample
-from migrate_vma_impl.driver import Driver
+from migrate_vma_conformance.watch import forgotten_awaits, raised_at
+from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
 from migrate_vma_impl.machine.automaton import ModelError
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.space import PrologueError, Space
 from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_impl.mm.mm_types import PteSlot
+from migrate_vma_spec.events import OperationBegan
 from migrate_vma_spec.registry import Clause, Progress
+from migrate_vma_spec.vocabulary import PteKind
 
 SAMPLES = 200
 SAMPLE_SECONDS = 10.0
@@ -81,7 +87,7 @@ class Outcome:
     cut: str = ""
     reached: frozenset[str] = frozenset()
     examples: tuple[Counterexample, ...] = ()
-    weakest: dict[str, Fairness] = field(factory=dict, hash=False)
+    weakest: dict[str, Fairness] = field(factory=dict[str, Fairness], hash=False)
     failure: str = ""
     skipped: str = ""
     seconds: float = 0.0
@@ -90,7 +96,8 @@ class Outcome:
 def generation_of(unit: Unit) -> Generation:
     if unit.record is not None:
         return unit.record
-    return load_patch(unit.patch) if unit.patch else find_generation(unit.generation)
+    by_name = not unit.patch or unit.patch.startswith(ABSENT)
+    return find_generation(unit.generation) if by_name else load_patch(unit.patch)
 
 
 def factory_of(unit: Unit, scenario: Scenario) -> MakeDriver:
@@ -102,7 +109,7 @@ def factory_of(unit: Unit, scenario: Scenario) -> MakeDriver:
     subject = find_driver(unit.driver)
     if unit.adapted:
         if subject.adapted is None:
-            raise SubjectError(unit.driver, "it has no variant that calls refill_fault_entry (an attribute `adapted` of its factory)")
+            raise SubjectError(unit.driver, "it has no variant that calls refill_fault_entry, as `adapted` of its factory")
         return make_checked(unit.driver, subject.adapted)
     return make_checked(unit.driver, subject.make)
 
@@ -114,47 +121,50 @@ def _offering(scenario: Scenario, make: MakeDriver) -> MakeDriver:
         driver = make(kernel)
         missing = scenario.loads - driver.loads
         if missing:
-            raise _Skipped(f"the driver offers no {', '.join(sorted(load.value for load in missing))}")
+            raise Skipped(f"the driver offers no {', '.join(sorted(load.value for load in missing))}")
         return driver
 
     return checked
 
 
 def subject_of(unit: Unit) -> Subject:
-    """Raises KitError for what the caller named wrongly; what the driver's own code raises passes through."""
+    """What the unit runs. Raises KitError for what the caller named wrongly, and for what its factories raise."""
     scenario = SCENARIOS[unit.scenario]
     generation = generation_of(unit)
-    system = build(scenario, generation, _offering(scenario, factory_of(unit, scenario)), unit.make_core or Kernel)
-    clauses = tuple(clause for clause in clauses_by_id().values() if clause.applies(generation.capabilities) and scenario.concerns(clause.id))
+    make = _offering(scenario, factory_of(unit, scenario))
+    who = "its factory" if unit.make_core is None else "it, or the core that it was given,"
+    try:
+        system = build(scenario, generation, make, unit.make_core or Kernel)
+    except (KitError, MemoryError, Skipped):
+        raise
+    except Exception as error:
+        raise SubjectError(unit.driver, f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+    known = judged_clauses().values()
+    clauses = tuple(clause for clause in known if clause.applies(generation.capabilities) and scenario.concerns(clause.id))
     return Subject(system, unit.preemption, clauses, generation.capabilities)
 
 
-class _Skipped(Exception):
+class Skipped(Exception):
     """The driver does not offer what the scenario asks of it."""
 
 
 def run(unit: Unit) -> Outcome:
     """Search, and explain what was found."""
     begin = time.monotonic()
-    try:
-        outcome = _search(unit, _built(unit), begin)
-    except (KitError, PrologueError, ModelError) as trouble:
-        outcome = Outcome(unit, failure=str(trouble))
-    except _Skipped as reason:
-        outcome = Outcome(unit, skipped=str(reason))
-    except Unconfirmed as trouble:
-        outcome = Outcome(unit, failure=f"the model does not repeat itself, or the kit is at fault: {trouble}")
-    return evolve(outcome, seconds=time.monotonic() - begin)
-
-
-def _built(unit: Unit) -> Subject:
-    """The subject; what the caller's factory raises is told as the driver's."""
-    try:
-        return subject_of(unit)
-    except (KitError, MemoryError, _Skipped):
-        raise
-    except Exception as error:
-        raise SubjectError(unit.driver, f"its factory raised {type(error).__name__}: {error}") from error
+    with forgotten_awaits(made) as forgotten:
+        try:
+            outcome = _search(unit, subject_of(unit), begin)
+        except (KitError, ModelError) as trouble:
+            outcome = Outcome(unit, failure=str(trouble))
+        except PrologueError as trouble:
+            outcome = Outcome(unit, failure=f"the scenario could not be set up: {trouble}")
+        except SystemExit as end:
+            outcome = Outcome(unit, failure=f"it ended the program (SystemExit: {end})")
+        except Skipped as reason:
+            outcome = Outcome(unit, skipped=str(reason))
+        except Unconfirmed as trouble:
+            outcome = Outcome(unit, failure=f"the model does not repeat itself, or the kit is at fault: {trouble}")
+    return evolve(outcome, failure="; ".join(filter(None, (*forgotten, outcome.failure))), seconds=time.monotonic() - begin)
 
 
 def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
@@ -166,10 +176,15 @@ def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
     product = Product(subject.clauses, subject.capabilities)
     deadline = None if unit.seconds is None else begin + unit.seconds
     graph = explore(space, product, max_states=unit.states, deadline=deadline)
-    progress, weakest = _progress(unit, subject, graph)
+    raised = _raised(space)
+    if not raised:
+        check_repeats(graph, unit.seed)
+    # A task that raised keeps what it holds, and others may wait for that for ever: no word on the protocol.
+    progress, weakest = _progress(unit, subject, graph) if not raised else ([], {})
     examples = [*_safety(unit, subject, graph), *progress]
     sampled = None if graph.complete else _sample(unit, subject)
     if sampled is not None:
+        raised = raised or next(iter(sampled.errors), "")
         examples.extend(_from_samples(unit, subject, sampled, {example.clause for example in examples}))
     reached = product.reached | set(weakest) | {example.clause for example in examples}
     return Outcome(
@@ -181,8 +196,27 @@ def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
         reached=frozenset(reached if sampled is None else reached | sampled.reached),
         examples=tuple(examples),
         weakest=weakest if graph.complete else {},
-        failure=next(iter(graph.errors), ""),
+        failure=raised or _not_set_up(space),
     )
+
+
+def _raised(space: Space) -> str:
+    """What some task raised somewhere in the space; empty if none did."""
+    ends = (node.ended for automaton in space.automata for node in automaton.nodes)
+    return next((ended.error for ended in ends if ended is not None and ended.error is not None), "")
+
+
+def _not_set_up(space: Space) -> str:
+    """What the prologue asked of the driver and did not get: a race for a page that is not on the device shows nothing."""
+    for step in space.steps:
+        if isinstance(step.event, OperationBegan) and step.event.name.endswith(f".{Load.TO_DEVICE.value}"):
+            mm, start, end = step.event.arguments
+            for addr in range(start, end):
+                kind = space.value(space.first, PteSlot(mm, addr)).kind
+                if kind is not PteKind.DEVICE_PRIVATE:
+                    what = f"{step.event.name}({mm}, {start}, {end})"
+                    return f"{what} did not bring page {addr} to the device: its entry is {kind.value}"
+    return ""
 
 
 def _found_in_lockstep(unit: Unit, subject: Subject, found: FairCycle) -> Outcome:
@@ -200,7 +234,8 @@ def _found_in_lockstep(unit: Unit, subject: Subject, found: FairCycle) -> Outcom
 
 def _sample(unit: Unit, subject: Subject) -> Samples:
     """Of what is too large to exhaust, a sample besides."""
-    return sample(subject, mixture(subject, unit.seed), executions=SAMPLES, deadline=time.monotonic() + SAMPLE_SECONDS)
+    seconds = SAMPLE_SECONDS if unit.seconds is None else min(SAMPLE_SECONDS, unit.seconds)
+    return sample(subject, mixture(subject, unit.seed), executions=SAMPLES, deadline=time.monotonic() + seconds)
 
 
 def _from_samples(unit: Unit, subject: Subject, sampled: Samples, known: set[str]) -> list[Counterexample]:
@@ -272,7 +307,8 @@ def _cycle_example(
 
 def _example(unit: Unit, clause: str, sentence: str, schedule: Schedule, recording: Recording) -> Counterexample:
     driver = f"{unit.driver}+adapted" if unit.adapted else unit.driver
-    token = Token(driver, unit.generation, unit.scenario, unit.preemption.value, clause, schedule, unit.fairness.value, unit.patch)
+    preemption, fairness = unit.preemption.value, unit.fairness.value
+    token = Token(driver, unit.generation, unit.scenario, preemption, clause, schedule, fairness, unit.patch)
     return Counterexample(
         clause,
         encode(token),
@@ -289,5 +325,4 @@ def _example(unit: Unit, clause: str, sentence: str, schedule: Schedule, recordi
 
 def describe_state(subject: Subject, schedule: Schedule) -> tuple[str, ...]:
     """The slots at the end of a schedule that differ from their value at boot, a line each."""
-    final = final_values(subject, schedule)
-    return tuple(f"{key} = {final[key]}" for key, value in subject.system.slots.items() if final[key] != value)
+    return describe(subject.system.slots, final_values(subject, schedule))

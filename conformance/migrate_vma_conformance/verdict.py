@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from migrate_vma_conformance.options import Fairness
 from migrate_vma_impl.machine.system import Preemption
@@ -44,7 +44,10 @@ class EvidenceKind(enum.Enum):
 
 @frozen
 class ScenarioEvidence:
-    """What one scenario gave. `complete`: every state within its bound was visited; `reached`: the clause applied in it."""
+    """What one scenario gave. `complete`: every state within its bound was visited; `reached`: the clause applied in it.
+
+    `counterexample` is the token of the execution in it that breaks the clause; empty where none does.
+    """
 
     name: str
     tasks: tuple[str, ...]
@@ -55,6 +58,7 @@ class ScenarioEvidence:
     complete: bool
     reached: bool
     note: str = ""
+    counterexample: str = ""
 
 
 @frozen
@@ -169,7 +173,7 @@ def conclude(
         missing: the capabilities that the clause requires and the subject lacks.
         progress: whether it is judged on cycles, so that a search that was cut short shows nothing.
     """
-    scenarios = tuple(finding.evidence for finding in findings)
+    scenarios = tuple(_with_token(finding) for finding in findings)
     executions = sum(scenario.executions for scenario in scenarios)
 
     def verdict(
@@ -200,6 +204,11 @@ def conclude(
     if progress:
         return verdict(Verdict.INCONCLUSIVE, done, f"progress is judged on whole state graphs; cut short: {cut}")
     return verdict(Verdict.NO_VIOLATION, EvidenceKind.SAMPLED, f"not exhausted: {cut}")
+
+
+def _with_token(finding: Finding) -> ScenarioEvidence:
+    example = finding.counterexample
+    return finding.evidence if example is None else evolve(finding.evidence, counterexample=example.token)
 
 
 def simplicity(example: Counterexample) -> tuple[int, int, int, str]:

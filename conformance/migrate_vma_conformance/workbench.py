@@ -1,10 +1,10 @@
 """One simulated kernel that goes on: bursts of tasks run on it one after the other, each from what the last one left.
 
 Rules:
-- A burst is a system of its own: its slots begin with the values at the end of the burst before, its tasks are new, and nothing of
-  it is left but values. So each CPU's worker must be idle at the end of a burst, which it is when nothing can run any more.
+- A burst is a system of its own: its slots begin with the values at the end of the burst before, its tasks are new, and nothing
+  of it is left but values. So each CPU's worker must be idle at the end of a burst, which it is when nothing can run any more.
 - A burst runs by a schedule that was drawn before it began, and can be run again alone.
-- A schedule that lets one task spin for ever while others wait is no schedule of a kernel: after a while the others have their turn.
+- A schedule that lets one task spin for ever while others wait is none of a kernel: after a while the others have their turn.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ FIRST = Mm(0)
 
 @frozen
 class Drawn:
-    """A schedule as it is drawn: of numbers, all legal.
+    """A schedule as it is drawn: of numbers, all legal. Tasks are counted from 0, round and round; workers run when others wait.
 
-    A switch is (who, step, to), as in `schedule.Switch`, counting round the burst's tasks, then the workers; step 0 is the
-    beginning of the burst. A refusal is (who, n): the n-th data choice of that task, whatever it asks, does not get its default.
+    A switch is (who, step, hop): before that step of its own the task gives way to the next one, or to the one `hop` tasks after
+    that; at step 0 the burst begins with it. A refusal is (who, n): the n-th data choice of that task, whatever it asks, does not
+    get its default.
     """
 
     switches: tuple[tuple[int, int, int], ...] = ()
@@ -121,13 +122,14 @@ class Workbench:
         self._opened.difference_update(step.event.mm for step in burst.steps if isinstance(step.event, MmExited))
 
     def _schedule(self, drawn: Drawn, actors: int) -> Schedule:
-        workers = len(self._workers)
-        order = (*range(workers + 1, workers + 1 + actors), *range(1, workers + 1))
-        return Schedule(
-            tuple(
-                Switch(order[who % len(order)] if step else 0, step, order[to % len(order)]) for who, step, to in drawn.switches
-            )
-        )
+        first = len(self._workers) + 1
+
+        def switch(who: int, step: int, hop: int) -> Switch:
+            task = who % actors
+            after = (task + 1 + hop % max(actors - 1, 1)) % actors
+            return Switch(first + task, step, first + after) if step else Switch(0, 0, first + task)
+
+        return Schedule(tuple(switch(*numbers) for numbers in drawn.switches))
 
     def _refusals(self, drawn: Drawn, actors: int) -> Iterable[tuple[int, int]]:
         return ((len(self._workers) + 1 + who % actors, nth) for who, nth in drawn.refusals)

@@ -143,7 +143,6 @@ async def _only(function: Callable[..., Coroutine[Any, Any, Any]], *values: Any)
     await function(*values)
 
 
-
 def tasks(plan: Plan, operations: Sequence[Operation]) -> tuple[Task, ...]:
     """The tasks of a burst, named t1, t2, ... in the order of their operations."""
     found = (plan.task(f"t{number}", operation) for number, operation in enumerate(operations, 1))

@@ -34,6 +34,10 @@ class FrozenDriverError(Exception):
     """A driver object was changed, or can be, behind the machine's back: a fault of its model. The message says the cure."""
 
 
+class ResultError(Exception):
+    """A method of a driver returned what no kernel caller of it can use: a fault of its model."""
+
+
 class UnsupportedLoadError(Exception):
     """A scenario asked a driver for an operation that its class lacks: a fault of the scenario, which can ask `loads`."""
 
@@ -59,6 +63,14 @@ def _as_number(argument: object) -> int:
     return argument.number if isinstance(argument, Mm) else int(argument)  # type: ignore[call-overload]
 
 
+def _count(driver: Driver, load: Load, result: object) -> int:
+    """What an operation returned, held to being a number."""
+    if isinstance(result, int) and not isinstance(result, bool):
+        return result
+    expected = "a count of pages, 0, or a negated errno"
+    raise ResultError(f"{type(driver).__name__}.{load.value} returned {brief(result)}; expected {expected}")
+
+
 def _operation(load: Load, method: _Method) -> _Method:
     """The method as a system call: between the notes of an operation, with the way back to user space at its end."""
 
@@ -66,7 +78,7 @@ def _operation(load: Load, method: _Method) -> _Method:
     async def operation(self: Driver, *arguments: object) -> int:
         name = f"{self.name}.{load.value}"
         await traps.note(OperationBegan(name, tuple(_as_number(argument) for argument in arguments)))
-        result = await method(self, *arguments)
+        result = _count(self, load, await method(self, *arguments))
         await traps.return_to_user()
         await traps.note(OperationEnded(name, result))
         return result
@@ -161,6 +173,14 @@ class Driver(ABC):
 
         VmFault.NONE lets the CPU try again; OOM and SIGBUS kill its task.
         """
+
+    def fault_result(self, result: object) -> VmFault:
+        """What migrate_to_ram returned, held to being one of the results that a fault can have."""
+        known = VmFault.__members__
+        if isinstance(result, int) and not isinstance(result, bool) and result in known.values():
+            return VmFault(result)
+        expected = ", ".join(f"VmFault.{name}" for name in known)
+        raise ResultError(f"{type(self).__name__}.migrate_to_ram returned {brief(result)}; expected one of {expected}")
 
     @abstractmethod
     async def folio_free(self, folio: Folio) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from migrate_vma_conformance.options import Fairness
 from migrate_vma_conformance.verdict import Counterexample, Finding, GenerationReport, Replay, Report, ScenarioEvidence, conclude
 from migrate_vma_impl.machine.system import Preemption
@@ -55,7 +57,7 @@ def scenario(name="fault-2", *, complete=True, reached=True, preemption=Preempti
 def example(clause="C41", *, cpus=2, cycle=None, token=TOKEN, switches=1, sentence="page 8 has refcount 0 at the callback"):
     steps, stacks = trace(cpus)
     fairness = None if cycle is None else Fairness.STRONG
-    return Counterexample(clause, token, sentence, steps, stacks, cycle, fairness, "fault-2", switches, 1, Preemption.FULL)
+    return Counterexample(clause, token, sentence, steps, stacks, cycle, fairness, "fault-2", switches, 1)
 
 
 def finding(counterexample=None, *, failure="", holds_under=None, **about):
@@ -100,6 +102,31 @@ def the_mail(command="migrate-vma check --generation all"):
         generation("entry-first+adapted", C03=verdict("C03", finding(complete=False)), **no_lock),
     )
     return Report("test_hmm", parts, 12.25, 0, command, ("weak memory order, interrupts", "more CPUs than the scenarios name"))
+
+
+def broken_twice(simpler="referenced"):
+    """One clause that two generations break, in one of them with fewer forced switches."""
+    steps, stacks = trace(3)
+    short = evolve(example(switches=0, token="mv1.simpler.00000000"), steps=steps, stacks=stacks)
+    parts = (
+        generation("unreferenced", C41=verdict("C41", finding(example()))),
+        generation(simpler, C41=verdict("C41", finding(short))),
+    )
+    return Report("test_hmm", parts, 1.0, 0, "migrate-vma check", ())
+
+
+def broken_on_the_way():
+    """Two clauses that one execution breaks, one after the other."""
+    whole = example("C50")
+    part = evolve(example("C41"), steps=whole.steps[:5], stacks=whole.stacks[:5])
+    broken = {"C41": verdict("C41", finding(part)), "C50": verdict("C50", finding(whole))}
+    return Report("test_hmm", (generation("waiting", **broken),), 1.0, 0, "migrate-vma check", ())
+
+
+def with_a_driver_of_its_own():
+    """A violation in a scenario that is played with its own driver, whatever driver is checked."""
+    broken = verdict("C41", finding(evolve(example(), scenario="drain")))
+    return Report("test_hmm", (generation("waiting", C41=broken),), 1.0, 0, "migrate-vma check", ())
 
 
 def holding():

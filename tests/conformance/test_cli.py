@@ -85,6 +85,11 @@ def test_every_option_reaches_the_kit(fake):
     assert fake.asked == [("mine.model:make", ["v6.1"], options)]
 
 
+def test_scenarios_that_are_named_are_the_only_ones(fake):
+    run("check", "--scenario", "drain", "--scenario", "fault2", "--scenario", "drain")
+    assert fake.asked[0][2].scenarios == ("drain", "fault2")
+
+
 def test_a_patch_alone_is_checked_alone(fake):
     run("check", "--patch", "mine.patch:RECORD")
     assert fake.asked[0][1] == []
@@ -117,8 +122,9 @@ def test_standard_output_carries_the_report_alone_and_a_pipe_is_quiet(fake):
 
 
 def test_the_report_names_the_command_that_repeats_it(fake):
-    result = run("check", "--generation", "all", "--seed", "3", "--strict", "--format", "json")
-    assert json.loads(result.stdout)["command"] == "migrate-vma check --generation all --seed 3 --strict"
+    words = "--generation all --scenario drain --scenario fault2 --seed 3 --strict"
+    result = run("check", *words.split(), "--format", "json")
+    assert json.loads(result.stdout)["command"] == f"migrate-vma check {words}"
 
 
 def test_a_verbose_table_has_a_row_for_every_clause(fake):
@@ -131,6 +137,7 @@ def test_output_writes_the_report_beside_printing_it(fake, tmp_path):
     result = run("check", "--output", tmp_path / "out", "--format", "json")
     assert (tmp_path / "out" / "report.json").read_text() == result.stdout
     assert (tmp_path / "out" / "unreferenced-C41.txt").is_file()
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_an_output_that_is_a_file_is_refused_with_exit_code_2(fake, tmp_path):
@@ -138,6 +145,13 @@ def test_an_output_that_is_a_file_is_refused_with_exit_code_2(fake, tmp_path):
     result = run("check", "--output", tmp_path / "file")
     assert (result.exit_code, fake.asked) == (2, []), "before anything is checked"
     assert "--output" in complaint(result)
+
+
+def test_an_output_with_somebody_elses_report_is_refused_with_exit_code_2(fake, tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    result = run("check", "--output", tmp_path)
+    assert (result.exit_code, fake.asked) == (2, []), "before anything is checked"
+    assert "a directory of its own" in complaint(result)
 
 
 def test_an_interrupted_check_prints_what_was_found_and_exits_with_130(fake):

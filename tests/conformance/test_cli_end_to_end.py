@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from migrate_vma_conformance.cli import cli
 from migrate_vma_conformance.report.files import token_of
 from migrate_vma_conformance.report.schema import check_document
+from migrate_vma_conformance.scenarios import SCENARIOS
 from migrate_vma_impl.drivers import DRIVERS
 from migrate_vma_impl.generations import GENERATIONS
 
@@ -100,6 +101,21 @@ def test_an_unknown_driver_is_told_what_there_is():
     assert "`nosuch`" in complaint(result)
     assert "package.module:factory" in complaint(result)
     assert all(name in complaint(result) for name in DRIVERS)
+
+
+def test_an_unknown_scenario_is_told_what_there_is():
+    result = run("check", "--scenario", "drain", "--scenario", "nosuch")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--scenario `nosuch`: there is no such scenario." in complaint(result)
+    assert all(name in complaint(result) for name in SCENARIOS)
+
+
+def test_scenarios_that_are_named_are_the_only_ones_that_run():
+    result = run("check", "--scenario", "fault-short", "--scenario", "refused", "--format", "json")
+    clauses = json.loads(result.stdout)["generations"]["waiting"]["clauses"]
+    assert {each["name"] for said in clauses.values() for each in said["evidence"]["scenarios"]} == {"fault-short", "refused"}
+    [evidence] = clauses["C79"]["evidence"]["scenarios"]
+    assert evidence["counterexample"] == clauses["C79"]["counterexample"] is not None
 
 
 def test_an_unknown_generation_is_told_names_and_aliases():

@@ -8,7 +8,8 @@ import typing
 import pytest
 from attrs import fields
 
-from migrate_vma_conformance.report.columns import Execution, function_of, render
+from migrate_vma_conformance.report.columns import Execution, render
+from migrate_vma_conformance.report.story import function_of
 from migrate_vma_conformance.report.words import describe, entries, fault, pte
 from migrate_vma_spec import events
 from migrate_vma_spec.events import Chose, Event, LockDropped, LockMissed, LockTaken, Oops, Step
@@ -59,13 +60,15 @@ def test_more_cpus_than_columns_are_named_in_one_column():
 def test_the_function_is_named_where_it_changes_and_helpers_are_not():
     steps, stacks = trace(1)
     text = "\n".join(render(Execution(steps, stacks, 1)))
-    assert text.count("do_swap_page()") == 1
-    assert "folio_get()" not in text
+    assert text.count("do_swap_page") == 1
+    assert "folio_get" not in text
 
 
 def test_the_innermost_function_that_says_something_is_named():
     assert function_of(("handle_mm_fault", "do_swap_page", "folio_get", "step")) == "do_swap_page"
-    assert function_of(("_act", "touch", "_operation", "step")) == "touch"
+    assert function_of(("_act", "discard", "madvise_dontneed", "_operation", "step")) == "madvise_dontneed"
+    assert function_of(("_act", "act", "touch", "_operation", "step")) == "", "what only a scenario has, the kernel has not"
+    assert function_of(("do_swap_page", "do_device_private_page", "claim_reference", "folio_get", "step")) == "do_swap_page"
     assert function_of(("step",)) == ""
     assert function_of(()) == ""
 
@@ -100,10 +103,28 @@ def test_default_answers_are_left_out_and_others_are_not():
 
 def test_a_cycle_is_framed_by_where_it_begins_and_where_it_goes_back_to():
     steps, stacks = trace()
-    lines = render(Execution(steps, stacks, 1, 4))
+    lines = render(Execution(steps, stacks, 1, 4), ever="fair even so")
     begin = next(at for at, line in enumerate(lines) if "for ever, from here" in line)
-    assert any(line.startswith("   5") for line in lines[begin : begin + 3])
-    assert lines[-1].startswith("'-> back to step 5")
+    assert lines[begin].startswith(".-> ")
+    assert all(line.startswith("|") for line in lines[begin + 1 : -1])
+    first = next(line for line in lines[begin + 1 :] if line[1:4].strip())
+    assert lines[-1].startswith(f"'-> back to step {first[1:4].strip()}: fair even so ---")
+
+
+def test_a_function_with_one_step_stands_before_it_and_one_with_several_above_them():
+    got = events.FolioGot(8, 2)
+    steps = [Step("cpu0", 0, event) for event in (got, got, got, Oops("gone", 8))]
+    lines = [line.strip() for line in render(Execution(steps, (("f",), ("f",), ("g",), ("h",))))]
+    assert lines[2:5] == ["f()", "1    get 8, refs 2", "2    get 8, refs 2"]
+    assert lines[5:] == ["3    g: get 8, refs 2", "4    h: OOPS: gone, page 8"]
+
+
+def test_the_first_step_of_a_cycle_names_its_function_again():
+    got = events.FolioGot(8, 2)
+    steps = [Step("cpu0", 0, event) for event in (got, events.FolioPut(8, 1), got, events.FolioPut(8, 2))]
+    lines = render(Execution(steps, (("f",),) * 4, 0, 2))
+    begin = lines.index(next(line for line in lines if line.startswith(".-> ")))
+    assert lines[begin + 1] == "|     f()"
 
 
 def test_numbers_of_steps_are_those_of_the_whole_trace():

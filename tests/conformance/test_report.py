@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate_vma_conformance.errors import UsageError
+from migrate_vma_conformance.options import Fairness
 from migrate_vma_conformance.report import matrix
-from migrate_vma_conformance.report.files import token_of, write_report
+from migrate_vma_conformance.report.files import make_directory, token_of, write_report
 from migrate_vma_conformance.report.json_report import report_document, text
 from migrate_vma_conformance.report.layout import labelled, paragraph, shell_command, short
 from migrate_vma_conformance.report.pretty import render_replay, render_report
@@ -97,9 +98,83 @@ def test_a_violation_shows_sentence_source_schedule_and_the_command_that_replays
         "CPU 0: cpu0",
         f"\nmigrate-vma replay {TOKEN}\n",
         "folio_migrate_mapping < migrate_vma_pages < migrate_to_ram",
-        "strongly fair",
+        ": fair even under strong fairness ---",
     ):
         assert words in shown
+
+
+def test_a_clause_that_several_columns_break_is_drawn_once_and_replayed_in_each():
+    shown = pretty(reports.broken_twice()).replace("\\\n", "")
+    assert shown.count("BUG: migrate_vma: C41") == 1
+    assert "test_hmm on referenced" in shown, "the one with fewer forced switches"
+    assert f"also on unreferenced: migrate-vma replay {TOKEN}" in shown
+    assert "test_hmm on unreferenced" not in shown
+
+
+def test_what_a_released_kernel_does_is_drawn_before_what_a_proposal_does():
+    shown = pretty(reports.broken_twice(simpler="entry-first"))
+    assert "test_hmm on unreferenced" in shown
+    assert "also on entry-first: migrate-vma replay" in shown
+
+
+def test_verbose_draws_every_violation():
+    shown = pretty(reports.broken_twice(), verbose=True)
+    assert shown.count("BUG: migrate_vma: C41") == 2
+    assert "also on" not in shown
+    assert "test_hmm on unreferenced" in shown
+
+
+def test_steps_that_are_drawn_for_another_clause_are_not_drawn_again():
+    shown = pretty(reports.the_mail())
+    assert "those drawn for C41 on unreferenced\n" in shown
+    assert shown.count("CPU 0: cpu0") == 4, "C41, C84, C85 and C94"
+
+
+def test_steps_with_which_another_drawing_begins_are_not_drawn_again():
+    shown = pretty(reports.broken_on_the_way())
+    assert "those drawn for C50 on waiting, up to step 5" in shown
+    assert shown.count("CPU 0: cpu0") == 1
+
+
+def test_the_driver_that_a_scenario_brings_along_is_named():
+    shown = " ".join(pretty(reports.with_a_driver_of_its_own()).split())
+    assert "subject wide on waiting" in shown
+    assert "always with the driver wide" in shown
+
+
+def test_a_replay_names_the_driver_that_a_scenario_brings_along():
+    found = reports.replayed()
+    scenarios = (evolve(found.verdict.scenarios[0], name="drain"),)
+    shown = "\n".join(render_replay(evolve(found, verdict=evolve(found.verdict, scenarios=scenarios)), CLAUSES))
+    assert "driver      wide, which scenario drain is always played with" in shown
+
+
+def test_preemption_is_told_where_it_is_not_full():
+    assert "voluntary preemption" in pretty(reports.the_mail())
+    assert "full preemption" not in pretty(reports.the_mail())
+
+
+@pytest.mark.parametrize(
+    ("fairness", "words"),
+    [
+        (Fairness.STRONG, "'-> back to step 5: fair even under strong fairness ---"),
+        (Fairness.WEAK, "'-> back to step 5: fair under weak fairness; strong fairness may exclude it -"),
+    ],
+)
+def test_a_cycle_says_which_fairness_allows_it(fairness, words):
+    broken = verdict("C84", finding(evolve(example("C84", cycle=3), fairness=fairness)))
+    assert words in pretty(evolve(reports.holding(), generations=(reports.generation("waiting", C84=broken),)))
+
+
+def test_each_column_is_told_in_a_sentence():
+    shown = " ".join(pretty(reports.the_mail()).split())
+    assert "referenced Every faulter holds a reference while its driver tries to migrate the page." in shown
+    assert "entry-first+adapted As entry-first, with the driver's variant that calls refill_fault_entry." in shown
+
+
+def test_a_generation_of_the_callers_own_needs_no_sentence():
+    report = evolve(reports.holding(), generations=(reports.generation("mine*"),))
+    assert pretty(report).index("generation  mine*") < pretty(report).index("Evidence")
 
 
 def test_what_is_unknown_is_said_with_its_reason():
@@ -202,6 +277,7 @@ def test_the_json_of_a_clause_has_the_promised_keys():
                 "executions": 5_000_000_000,
                 "complete": True,
                 "reached": True,
+                "counterexample": TOKEN,
             }
         ],
     }
@@ -255,14 +331,46 @@ def test_a_directory_gets_the_report_and_each_violation_as_splat_and_trace(tmp_p
 def test_names_of_files_hold_no_surprises(tmp_path):
     odd = reports.generation("../mine: a+b", C41=verdict("C41", finding(example())))
     write_report(evolve(reports.holding(), generations=(odd,)), tmp_path / "out", CLAUSES)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine-a-b-C41.jsonl", "mine-a-b-C41.txt", "report.json"]
+    names = ["mine-a-b-C41.jsonl", "mine-a-b-C41.txt", "report.html", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_generations_whose_names_are_alike_get_files_of_their_own(tmp_path):
+    broken = {"C41": verdict("C41", finding(example()))}
+    parts = tuple(reports.generation(name, **broken) for name in ("Mine*", "mine?", "mine"))
+    write_report(evolve(reports.holding(), generations=parts), tmp_path, CLAUSES)
+    names = {path.name for path in tmp_path.glob("*.txt")}
+    assert names == {"Mine-C41.txt", "mine-C41-2.txt", "mine-C41-3.txt"}
+
+
+def test_a_report_takes_the_place_of_the_one_that_was_there(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(reports.the_mail(), tmp_path, CLAUSES)
+    write_report(reports.only_should(), tmp_path, CLAUSES)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["notes.txt", "report.html", "report.json", "trylocked-C85.jsonl", "trylocked-C85.txt"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"generations": {"waiting": {"clauses": {"C41": 3}}}}'])
+def test_somebody_elses_report_is_not_overwritten(tmp_path, content):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(UsageError, match=r"report\.json that is no report of a check"):
+        make_directory(tmp_path)
+    assert (tmp_path / "report.json").read_text() == content
 
 
 def test_a_directory_that_cannot_be_made_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="--output"):
         write_report(reports.holding(), tmp_path / "file", CLAUSES)
+
+
+def test_the_token_of_a_verdict_is_found_whatever_its_scenarios_found(tmp_path):
+    findings = finding(example()), finding(example(token="mv1.other.00000000", switches=3), name="fault-3")
+    broken = reports.generation("waiting", C41=verdict("C41", *findings))
+    write_report(evolve(reports.holding(), generations=(broken,)), tmp_path, CLAUSES)
+    assert token_of(str(tmp_path / "report.json")) == TOKEN
 
 
 @pytest.mark.parametrize("length", [10, 400])

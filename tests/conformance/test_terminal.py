@@ -41,6 +41,16 @@ def test_a_terminal_gets_colour_around_the_same_text(monkeypatch):
     assert without_colour(stream.getvalue()).splitlines() == LINES
 
 
+@pytest.mark.usefixtures("colours")
+def test_the_commands_and_the_frame_of_a_cycle_stand_out(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    show(["also on waiting: migrate-vma replay mv1.x.0", ".-> for ever", "|102  fault", "'-> back", "a | b"])
+    shown = stream.getvalue().splitlines()
+    assert shown[0].startswith("also on waiting: \x1b[1mmigrate-vma replay ")
+    assert [line.startswith("\x1b[36m") for line in shown] == [False, True, True, True, False]
+
+
 def test_a_pipe_gets_the_text_alone(capsys):
     show(LINES)
     assert capsys.readouterr().out.splitlines() == LINES

@@ -1,4 +1,4 @@
-"""The table-speed search against slow formulations of the same: live coroutines re-run from the start, and the streaming judge."""
+"""The table-speed search against slow formulations of the same: live coroutines re-run from the start, the streaming judge."""
 
 from __future__ import annotations
 

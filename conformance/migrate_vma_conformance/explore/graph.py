@@ -18,7 +18,7 @@ from migrate_vma_impl.machine.space import Space, State, Transition
 Progress = Callable[[int, int], None]
 """Called now and then with (states expanded, states found)."""
 
-_EVERY = 4096
+_EVERY = 256
 
 
 @frozen(eq=False)

@@ -1,7 +1,7 @@
 """Lockstep: round robin with a quantum for each task, to find the fair cycles of systems too large to exhaust.
 
-Tasks that hinder each other for ever mostly do so at a regular beat. A deterministic scheduler has few beats to try, and knows that
-it has found a cycle when the whole state comes back at the beginning of a round.
+Tasks that hinder each other for ever mostly do so at a regular beat. A deterministic scheduler has few beats to try, and has
+found a cycle when the whole state comes back at the beginning of a round.
 
 Rules:
 - A cycle is reported only after a second run has shown that its state recurs and that it is fair (`check_cycle`).
@@ -49,7 +49,7 @@ class Lockstep:
         self._refuse = refuse
         self._seen: dict[Hashable, int] = {}
         self._steps = 0
-        self._at_round = -1
+        self._at_round: int = -1
         self._task = 0
         self._left = 0
         self._first = True

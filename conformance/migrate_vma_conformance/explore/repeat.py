@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from migrate_vma_conformance.explore.graph import Graph
-from migrate_vma_impl.machine.automaton import ModelError
+from migrate_vma_impl.machine.automaton import CURE, ModelError
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_spec.events import Step
 
@@ -49,11 +49,8 @@ def _same(name: str, before: tuple[Step, ...], now: tuple[Step, ...]) -> None:
     if before == now:
         return
     place = next((n for n, (one, other) in enumerate(zip(before, now, strict=False)) if one != other), min(len(before), len(now)))
-    raise ModelError(
-        f"the model does not repeat itself: after the same answers, {name} did {_told(before, place)} once and "
-        f"{_told(now, place)} another time. What a model keeps belongs into its `state`, not into globals; and it asks no clock, draws "
-        f"no random numbers, and does not go by the order of a set"
-    )
+    both = f"{_told(before, place)} once and {_told(now, place)} another time"
+    raise ModelError(f"the model does not repeat itself: after the same answers, {name} did {both}; {CURE}")
 
 
 def _told(steps: tuple[Step, ...], place: int) -> str:

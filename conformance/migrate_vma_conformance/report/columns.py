@@ -1,153 +1,135 @@
 """A schedule as people read races: one column per CPU, time going down, the function's name where it changes.
 
 Rules:
-- Steps that tell a reader nothing (a PTE was read, an uncontended lock was taken) are left out unless all are asked for; their
-  numbers are kept, so that a gap shows. The last step, the ends of a cycle and an oops are always there.
+- What is told of the steps, and in which words, is for `story.py` to say; here it is laid out.
+- A function with one line stands before it; one with several stands above them.
+- A cycle has a bar on its left, and says where it begins and that it goes on for ever.
 - A line is never wider than the page. Where the columns would become too narrow there is one column that names the CPU.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from migrate_vma_conformance.report.layout import WIDTH, paragraph
-from migrate_vma_conformance.report.words import describe
-from migrate_vma_impl.machine import containers, locks, traps
-from migrate_vma_impl.mm import folio, highmem, memcontrol, mmap_lock, pgtable, rmap, swap
-from migrate_vma_spec import events as e
-from migrate_vma_spec.events import Event, Step
+from migrate_vma_conformance.report.story import Execution, Line, rolled, tell
+
+__all__ = ["MOST_COLUMNS", "Execution", "render"]
 
 MOST_COLUMNS = 4
 
-_PRIMITIVE = (traps, locks, containers, folio, pgtable, mmap_lock, memcontrol, highmem)
-"""Modules of functions that make one step each: a column names their callers."""
 
-_SMALL = (
-    rmap.folio_add_anon_rmap,
-    rmap.folio_add_new_anon_rmap,
-    rmap.folio_remove_rmap,
-    rmap.folio_try_dup_anon_rmap,
-    rmap.folio_try_share_anon_rmap,
-    swap.folio_put,
-)
-"""Such functions in modules that have others."""
-
-_WRAPPER = "operation"
-"""What migrate_vma_impl.driver calls the function around each of a driver's operations."""
-
-_NOTES: tuple[type[Event], ...] = (
-    e.OperationBegan,
-    e.OperationEnded,
-    e.FaultBegan,
-    e.FaultEnded,
-    e.CallbackEntered,
-    e.CallbackReturned,
-    e.RangeFaultBegan,
-    e.RangeFaultEnded,
-    e.SetupCalled,
-    e.SetupReturned,
-    e.EntryRefilled,
-    e.RangeCalled,
-    e.RangeReturned,
-    e.PagesCalled,
-    e.PagesReturned,
-    e.FinalizeCalled,
-    e.FinalizeReturned,
-    e.InvalidateBegan,
-    e.InvalidateEnded,
-    e.DrainBegan,
-    e.DrainEnded,
-    e.PointPassed,
-)
-"""Events whose words name their function."""
-
-_QUIET: tuple[type[Event], ...] = (
-    e.PteRead,
-    e.CacheFlushed,
-    e.PointPassed,
-    e.IntervalRead,
-    e.FlagsMoved,
-    e.MemcgCharged,
-    e.MemcgUncharged,
-    e.TlbFilled,
-    e.LruDrained,
-    e.FrameAdded,
-    e.InvalidateEnded,
-    e.FolioRead,
-    e.FolioUptodate,
-    e.LruBatchRead,
-    e.MmGot,
-    e.MmPut,
-    e.PgmapPut,
-    e.ZoneDeviceDataRead,
-)
+def render(execution: Execution, *, width: int = WIDTH, show_all: bool = False, ever: str = "") -> list[str]:
+    """The execution in lines of at most `width`. `ever` says, at the end of a cycle, why it is one that may go on."""
+    short = execution if show_all else rolled(execution)
+    lines = tell(short, show_all=show_all)
+    return _Page(short, width, lines, ever=ever).render(show_all=show_all)
 
 
-@frozen
-class Execution:
-    """What a column view shows. `first_step` and `cycle_start` are indices of steps, as in a counterexample."""
+@define
+class _Page:
+    """Lays lines out in columns, and remembers what each column said last."""
 
-    steps: Sequence[Step]
-    stacks: Sequence[tuple[str, ...]]
-    first_step: int = 0
-    cycle_start: int | None = None
+    execution: Execution
+    width: int
+    lines: Sequence[Line]
+    ever: str = ""
+    cpus: list[int] = field(init=False)
+    said: dict[int, tuple[str, str]] = field(init=False, factory=dict[int, tuple[str, str]])
 
+    def __attrs_post_init__(self) -> None:
+        self.cpus = sorted({line.step.cpu for line in self.lines})
 
-def render(execution: Execution, *, width: int = WIDTH, show_all: bool = False) -> list[str]:
-    """The execution in lines of at most `width`."""
-    shown = [number for number in range(len(execution.steps)) if show_all or _tells(execution, number)]
-    first = 0 if show_all else execution.first_step
-    page = _Page(execution, width, sorted({step.cpu for step in execution.steps[first:]}))
-    lines = page.heading()
-    if first:
-        lines += paragraph(f"(what comes before step {first + 1} builds the first state)", width, " " * page.gutter)
-    for number in shown:
-        if number == execution.cycle_start:
-            lines.append(_rule("for ever, from here ", width, ".-"))
-            page.forget()
-        lines += page.step(number)
-    if execution.cycle_start is not None:
-        lines.append(_rule(f"back to step {execution.cycle_start + 1} ", width, "'-"))
-    return [line.rstrip() for line in lines]
+    @property
+    def together(self) -> bool:
+        """Too many CPUs for a column each."""
+        return len(self.cpus) > MOST_COLUMNS
+
+    @property
+    def gutter(self) -> int:
+        """Room for the bar of a cycle and the numbers of the steps."""
+        return max(6, len(str(len(self.execution.steps))) + 3)
+
+    @property
+    def column(self) -> int:
+        count = 1 if self.together else max(len(self.cpus), 1)
+        return (self.width - self.gutter - (count - 1)) // count
+
+    def render(self, *, show_all: bool) -> list[str]:
+        found = self._heading(0 if show_all else self.execution.first_step)
+        start = self.execution.cycle_start
+        way = [at for at, line in enumerate(self.lines) if start is None or line.number < start]
+        turn = range(len(way), len(self.lines))
+        for at in way:
+            found += self._step(at)
+        if start is not None:
+            self.said.clear()
+            found.append(_rule("for ever, from here ", self.width, ".-"))
+            found += [f"|{line[1:]}" for at in turn for line in self._step(at)]
+            back = self.lines[turn.start].number if turn else start
+            head, *rest = paragraph(f"back to step {back + 1}{': ' if self.ever else ''}{self.ever}", self.width - 5)
+            found.append(_rule(f"{head} ", self.width, "'-"))
+            found += [f"    {line}" for line in rest]
+        return [line.rstrip() for line in found]
+
+    def _heading(self, first: int) -> list[str]:
+        margin = " " * self.gutter
+        before = f"-- steps 1-{first} build the first state " if first else ""
+        rule = margin + before.ljust(self.width - self.gutter, "-")
+        if self.together:
+            return [f"{margin}CPUs {', '.join(map(str, self.cpus))}", rule]
+        cells = [paragraph(f"CPU {cpu}: {', '.join(self._tasks(cpu))}", self.column) for cpu in self.cpus]
+        rows = zip_longest(*cells, fillvalue="")
+        return [margin + " ".join(cell.ljust(self.column) for cell in row) for row in rows] + [rule]
+
+    def _tasks(self, cpu: int) -> list[str]:
+        return sorted({line.step.task for line in self.lines if line.step.cpu == cpu})
+
+    def _step(self, at: int) -> list[str]:
+        line = self.lines[at]
+        above, before = self._context(at)
+        words = paragraph(before + line.words, self.column, "  ", "    ")
+        numbered = [self._place(text, line, "" if row else f"{line.number + 1}") for row, text in enumerate(words)]
+        return [self._place(text, line) for text in above] + numbered
+
+    def _context(self, at: int) -> tuple[list[str], str]:
+        """What stands above a line, and what before its words: the task, where a column has several, and the function."""
+        line = self.lines[at]
+        task = f"CPU {line.step.cpu} {line.step.task}" if self.together else line.step.task
+        column = 0 if self.together else line.step.cpu
+        said = self.said.get(column)
+        self.said[column] = task, line.function
+        same = said is not None and said[0] == task
+        several = self.together or len(self._tasks(line.step.cpu)) > 1
+        above = paragraph(f"[{task}]", self.column) if several and not same else []
+        if not line.function or said == (task, line.function):
+            return above, ""
+        before = f"{line.function}: "
+        if not self._goes_on(at) and len(before) + len(line.words) + 2 <= self.column:
+            return above, before
+        return above + _name(line.function, self.column), ""
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether the next line of the same column is of the same function."""
+        here = self.lines[at]
+        start = self.execution.cycle_start
+        for line in self.lines[at + 1 :]:
+            if start is not None and here.number < start <= line.number:
+                return False
+            if self.together or line.step.cpu == here.step.cpu:
+                return (line.step.task, line.function) == (here.step.task, here.function)
+        return False
+
+    def _place(self, text: str, line: Line, number: str = "") -> str:
+        before = 0 if self.together else self.cpus.index(line.step.cpu) * (self.column + 1)
+        return f"{number:>{self.gutter - 2}}  " + " " * before + text
 
 
 def _rule(text: str, width: int, corner: str) -> str:
     return f"{corner}> {text}".ljust(width, "-")
-
-
-# ---- which steps tell something --------------------------------------------------------------------------------------
-
-
-def _tells(execution: Execution, number: int) -> bool:
-    if number < execution.first_step:
-        return False
-    if number in {len(execution.steps) - 1, execution.cycle_start}:
-        return True
-    event = execution.steps[number].event
-    if isinstance(event, (e.LockTaken, e.LockDropped)):
-        return event.lock in _contended(tuple(execution.steps))
-    if isinstance(event, e.Chose):
-        return event.answer != 0
-    return not isinstance(event, _QUIET)
-
-
-@functools.lru_cache(maxsize=8)
-def _contended(steps: tuple[Step, ...]) -> frozenset[str]:
-    """The locks that somebody missed, or still holds at the end."""
-    missed = {step.event.lock for step in steps if isinstance(step.event, e.LockMissed)}
-    held: Counter[str] = Counter()
-    for step in steps:
-        if isinstance(step.event, e.LockTaken):
-            held[step.event.lock] += 1
-        elif isinstance(step.event, e.LockDropped):
-            held[step.event.lock] -= 1
-    return frozenset(missed | {lock for lock, count in held.items() if count > 0})
 
 
 def _name(function: str, width: int) -> list[str]:
@@ -159,95 +141,3 @@ def _name(function: str, width: int) -> list[str]:
         lines.append(rest[:end])
         rest = " " + rest[end:]
     return [*lines, rest]
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _machinery() -> frozenset[str]:
-    """Functions whose name says no more than the event that they make."""
-    scopes = [*_PRIMITIVE, *(kind for _, kind in inspect.getmembers(containers, inspect.isclass))]
-    names = {name for scope in scopes for name, _ in inspect.getmembers(scope, inspect.iscoroutinefunction)}
-    return frozenset(names | {function.__name__ for function in _SMALL} | {_WRAPPER})
-
-
-def told(stack: Sequence[str]) -> list[str]:
-    """The functions of a stack that a reader wants to know of, innermost first."""
-    return [name for name in reversed(stack) if name not in _machinery() and not name.startswith("_")]
-
-
-def function_of(stack: Sequence[str]) -> str:
-    """The innermost of them; empty where there is none."""
-    return next(iter(told(stack)), "")
-
-
-def names_itself(event: Event) -> bool:
-    """Whether the words for the event say which function it belongs to."""
-    return isinstance(event, _NOTES)
-
-
-@define
-class _Page:
-    """Lays steps out in columns, and remembers what each column said last."""
-
-    execution: Execution
-    width: int
-    cpus: list[int]
-    said: dict[int, tuple[str, str]] = field(factory=dict[int, tuple[str, str]])
-
-    @property
-    def together(self) -> bool:
-        """Too many CPUs for a column each."""
-        return len(self.cpus) > MOST_COLUMNS
-
-    @property
-    def gutter(self) -> int:
-        """Room for the numbers of the steps."""
-        return max(6, len(str(len(self.execution.steps))) + 2)
-
-    @property
-    def column(self) -> int:
-        count = 1 if self.together else max(len(self.cpus), 1)
-        return (self.width - self.gutter - (count - 1)) // count
-
-    def forget(self) -> None:
-        """Name the functions again: a reader may begin here."""
-        self.said.clear()
-
-    def heading(self) -> list[str]:
-        margin = " " * self.gutter
-        rule = margin + "-" * (self.width - self.gutter)
-        if self.together:
-            return [f"{margin}CPUs {', '.join(map(str, self.cpus))}", rule]
-        cells = [paragraph(f"CPU {cpu}: {', '.join(self._tasks(cpu))}", self.column) for cpu in self.cpus]
-        rows = zip_longest(*cells, fillvalue="")
-        return [margin + " ".join(cell.ljust(self.column) for cell in row) for row in rows] + [rule]
-
-    def _tasks(self, cpu: int) -> list[str]:
-        return sorted({step.task for step in self.execution.steps[self.execution.first_step :] if step.cpu == cpu})
-
-    def step(self, number: int) -> list[str]:
-        step = self.execution.steps[number]
-        context = [self._place(line, step.cpu) for line in self._context(step, number)]
-        said = paragraph(describe(step.event), self.column, "  ", "    ")
-        return context + [self._place(line, step.cpu, "" if at else f"{number + 1}") for at, line in enumerate(said)]
-
-    def _context(self, step: Step, number: int) -> list[str]:
-        """The task, where the column has several, and the function, where either changed."""
-        stack = self.execution.stacks[number] if number < len(self.execution.stacks) else ()
-        task = f"CPU {step.cpu} {step.task}" if self.together else step.task
-        column = 0 if self.together else step.cpu
-        before = self.said.get(column)
-        same = before is not None and before[0] == task
-        function = (before[1] if before is not None and same else "") if names_itself(step.event) else function_of(stack)
-        if before == (task, function):
-            return []
-        self.said[column] = (task, function)
-        names_task = self.together or len(self._tasks(step.cpu)) > 1
-        lines = paragraph(f"[{task}]", self.column) if names_task and not same else []
-        return lines + (_name(function, self.column) if function else [])
-
-    def _place(self, line: str, cpu: int, number: str = "") -> str:
-        before = 0 if self.together else self.cpus.index(cpu) * (self.column + 1)
-        return f"{number:>{self.gutter - 2}}  " + " " * before + line

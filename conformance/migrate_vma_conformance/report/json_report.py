@@ -69,6 +69,7 @@ def _scenario(scenario: ScenarioEvidence) -> dict[str, Any]:
         "executions": scenario.executions,
         "complete": scenario.complete,
         "reached": scenario.reached,
+        "counterexample": scenario.counterexample or None,
     }
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from migrate_vma_conformance.report.columns import Execution
+from migrate_vma_conformance.report.cases import by_clause, cases, drawn_with, played_by
 from migrate_vma_conformance.report.columns import render as render_columns
 from migrate_vma_conformance.report.layout import labelled, paragraph, shell_command
-from migrate_vma_conformance.report.splat import replay_command, splat
+from migrate_vma_conformance.report.outcome import column_sentence, result_sentence
+from migrate_vma_conformance.report.splat import replay_command, splat, why_for_ever
+from migrate_vma_conformance.report.story import Execution
 from migrate_vma_conformance.report.table import clause_key, evidence_table, runs, verdict_table
-from migrate_vma_conformance.verdict import ClauseVerdict, GenerationReport, Replay, Report, Verdict, exit_code
-from migrate_vma_spec.registry import Clause, Level
+from migrate_vma_conformance.verdict import ClauseVerdict, GenerationReport, Replay, Report, Verdict
+from migrate_vma_spec.registry import Clause
 
 
 def render_report(report: Report, clauses: Mapping[str, Clause], *, strict: bool = False, verbose: bool = False) -> list[str]:
@@ -27,9 +29,9 @@ def render_report(report: Report, clauses: Mapping[str, Clause], *, strict: bool
         verdict_table(report, clauses, verbose=verbose),
         evidence_table(report, verbose=verbose),
         list(_unknown(report)),
-        *(lines for generation in report.generations for lines in _violations(report.subject, generation, clauses)),
+        *_violations(report, clauses, verbose=verbose),
         list(_not_covered(report.not_covered)),
-        result(report, strict=strict),
+        paragraph(result_sentence(report, strict=strict), hang="  "),
     ]
     return _joined(parts)
 
@@ -38,7 +40,7 @@ def render_replay(replay: Replay, clauses: Mapping[str, Clause], *, show_all: bo
     """A replay: its columns, with the verdict around them; then the state in which it ended, where that was asked for."""
     verdict, clause = replay.verdict, clauses.get(replay.verdict.clause)
     found = [
-        *labelled("driver", replay.subject),
+        *labelled("driver", _player(replay)),
         *labelled("generation", replay.generation),
         *labelled("clause", f"{verdict.clause} {clause.name if clause is not None else ''}".rstrip()),
         *labelled("verdict", _told(verdict)),
@@ -46,36 +48,24 @@ def render_replay(replay: Replay, clauses: Mapping[str, Clause], *, show_all: bo
     example = verdict.counterexample
     if example is not None:
         found += labelled("what", example.sentence)
-    execution = Execution(replay.steps, replay.stacks, replay.first_step, replay.cycle_start)
+    waiting = clause is not None and clause.progress is not None
+    execution = Execution(replay.steps, replay.stacks, replay.first_step, replay.cycle_start, waiting)
+    ever = why_for_ever(example, clause) if example is not None else ""
     state = ["State at the end:", *(line for text in replay.state for line in paragraph(text, indent="  ", hang="    "))]
     again = shell_command(replay_command(replay.token))
-    return _joined([found, render_columns(execution, show_all=show_all), state if replay.state else [], again])
+    return _joined([found, render_columns(execution, show_all=show_all, ever=ever), state if replay.state else [], again])
+
+
+def _player(replay: Replay) -> str:
+    """Who played the driver: in some scenarios not the one under test."""
+    scenario = next((evidence.name for evidence in replay.verdict.scenarios), "")
+    player = played_by(scenario, replay.subject)
+    return player if player == replay.subject else f"{player}, which scenario {scenario} is always played with"
 
 
 def ordered(generation: GenerationReport) -> list[ClauseVerdict]:
     """The verdicts of a generation in the order of their clauses."""
     return [generation.clauses[clause] for clause in sorted(generation.clauses, key=clause_key)]
-
-
-def result(report: Report, *, strict: bool = False) -> list[str]:
-    """The outcome in a sentence, with the exit code that says the same."""
-    words = [
-        _count(report, "a MUST is violated", Verdict.VIOLATED, Level.MUST),
-        _count(report, "a SHOULD is violated", Verdict.VIOLATED, Level.SHOULD),
-        _count(report, "unknown", Verdict.INCONCLUSIVE, None),
-    ]
-    said = "; ".join(word for word in words if word) or "nothing violated"
-    return paragraph(f"Result: {said}. Exit code {exit_code(report, strict=strict)}.", hang="  ")
-
-
-def _count(report: Report, title: str, outcome: Verdict, level: Level | None) -> str:
-    """`a MUST is violated: unreferenced C41 C50, referenced C84`; empty where nothing is."""
-    found: list[str] = []
-    for generation in report.generations:
-        ids = [each.clause for each in generation.clauses.values() if each.verdict is outcome and level in {None, each.level}]
-        if ids:
-            found.append(f"{generation.name} {' '.join(runs(ids))}")
-    return f"{title}: {', '.join(found)}" if found else ""
 
 
 def _told(verdict: ClauseVerdict) -> str:
@@ -84,24 +74,24 @@ def _told(verdict: ClauseVerdict) -> str:
 
 
 def _heading(report: Report) -> list[str]:
-    many = len(report.generations) > 1
+    names = [generation.name for generation in report.generations]
     return [
         *labelled("driver", report.subject),
-        *labelled("generations" if many else "generation", ", ".join(each.name for each in report.generations)),
+        *labelled("generation" if len(names) == 1 else "generations", ", ".join(names)),
         *labelled("run", f"seed {report.seed}, {report.seconds:.1f} s"),
         *shell_command(f"  again       {report.command}"),
+        "",
+        *(line for name in names for line in labelled(name, column_sentence(name), column=24) if column_sentence(name)),
     ]
 
 
-def _violations(subject: str, generation: GenerationReport, clauses: Mapping[str, Clause]) -> Iterator[list[str]]:
-    """Each violation; an execution that breaks several clauses is shown once."""
-    shown: dict[tuple[object, ...], str] = {}
-    for verdict in ordered(generation):
-        example = verdict.counterexample
-        if example is not None:
-            first = shown.setdefault((example.steps, example.cycle_start), verdict.clause)
-            seen = None if first == verdict.clause else first
-            yield splat(verdict, subject, generation.name, clauses.get(verdict.clause), seen)
+def _violations(report: Report, clauses: Mapping[str, Clause], *, verbose: bool) -> Iterator[list[str]]:
+    """Each clause that is broken, drawn for one column; under `verbose` each column that breaks it."""
+    groups = [[case] for case in cases(report)] if verbose else by_clause(cases(report))
+    drawn = [case for case, *_ in groups]
+    for at, (case, *others) in enumerate(groups):
+        lines = splat(case, clauses.get(case.clause), also=others, drawn=drawn_with(case, drawn))
+        yield lines if at == len(groups) - 1 else lines[:-1]
 
 
 def _unknown(report: Report) -> Iterator[str]:

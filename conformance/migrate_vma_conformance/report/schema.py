@@ -40,6 +40,7 @@ _SCENARIO = _record(
     executions=_COUNT,
     complete={"type": "boolean"},
     reached={"type": "boolean"},
+    counterexample=_or_null(_TEXT),
 )
 
 _EVIDENCE = _record(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from migrate_vma_conformance.report.columns import Execution, function_of, names_itself, render, told
+from migrate_vma_conformance.options import Fairness
+from migrate_vma_conformance.report.cases import Case, execution_of, played_by, preemption_of
+from migrate_vma_conformance.report.columns import render
 from migrate_vma_conformance.report.layout import WIDTH, labelled, paragraph, shell_command
+from migrate_vma_conformance.report.story import function_of, names_itself, told
 from migrate_vma_conformance.scenarios import SCENARIOS
-from migrate_vma_conformance.verdict import ClauseVerdict, Counterexample
-from migrate_vma_spec.registry import Clause
+from migrate_vma_conformance.verdict import Counterexample
+from migrate_vma_impl.machine.system import Preemption
+from migrate_vma_spec.registry import Clause, Progress
+
+RULE = "=" * WIDTH
+"""Before and after a splat."""
 
 
 def replay_command(token: str) -> str:
@@ -16,61 +23,92 @@ def replay_command(token: str) -> str:
     return f"migrate-vma replay {token}"
 
 
-def splat(verdict: ClauseVerdict, subject: str, generation: str, clause: Clause | None, shown: str | None = None) -> list[str]:
-    """The violation of a verdict in lines of at most 80 columns. `shown` is a clause that the same execution was shown for."""
-    example = verdict.counterexample
-    if example is None:
-        return []
-    lines = ["=" * WIDTH, *paragraph(f"BUG: migrate_vma: {title(verdict, clause, example)}"), "-" * WIDTH]
-    lines += [line for label, text in _facts(verdict, subject, generation, clause, example) for line in labelled(label, text)]
-    if shown is not None:
-        lines += [*labelled("steps", f"the same as those of {shown} above"), ""]
+def splat(case: Case, clause: Clause | None, *, also: Sequence[Case] = (), drawn: Case | None = None) -> list[str]:
+    """The violation in lines of at most 80 columns.
+
+    Args:
+        case: the violation.
+        clause: what the registry says of its clause.
+        also: the same clause in other columns, of which nothing but the way to replay them is told.
+        drawn: another violation, in whose drawing the steps of this one are.
+    """
+    example = case.example
+    lines = [RULE, *paragraph(f"BUG: migrate_vma: {title(case, clause)}"), "-" * WIDTH]
+    lines += [line for label, text in facts(case, clause) for line in labelled(label, text)]
+    if drawn is not None:
+        lines += [*labelled("steps", elsewhere(case, drawn)), ""]
     else:
-        lines += ["", *render(Execution(example.steps, example.stacks, example.first_step, example.cycle_start)), ""]
-        lines += _stack(example)
-    return [*lines, *shell_command(replay_command(example.token)), "=" * WIDTH]
+        lines += ["", *render(execution_of(example, clause), ever=why_for_ever(example, clause)), ""]
+    lines += shell_command(replay_command(example.token))
+    for other in also:
+        lines += shell_command(f"also on {other.generation}: {replay_command(other.example.token)}")
+    return [*lines, RULE]
 
 
-def title(verdict: ClauseVerdict, clause: Clause | None, example: Counterexample) -> str:
+def title(case: Case, clause: Clause | None) -> str:
     """`C41 reference before callback in do_swap_page`, as a kernel report begins."""
-    named = f"{verdict.clause} {clause.name}" if clause is not None else verdict.clause
+    example = case.example
+    named = f"{case.clause} {clause.name}" if clause is not None else case.clause
     if not example.stacks or example.cycle_start is not None or names_itself(example.steps[-1].event):
         return named
     function = function_of(example.stacks[-1])
     return f"{named} in {function}" if function else named
 
 
-def _facts(
-    verdict: ClauseVerdict, subject: str, generation: str, clause: Clause | None, example: Counterexample
-) -> Sequence[tuple[str, str]]:
-    facts = [("what", example.sentence)]
+def facts(case: Case, clause: Clause | None) -> Iterator[tuple[str, str]]:
+    """What is to be said of a violation before its steps: a label and a text each."""
+    yield "what", case.example.sentence
     if clause is not None:
-        facts += [
-            ("clause", clause.sentence),
-            ("binds", f"{clause.party.value} ({verdict.level.name})"),
-            ("source", clause.source),
-        ]
+        yield "clause", clause.sentence
+        yield "binds", f"{clause.party.value} ({case.verdict.level.name})"
+        yield "source", clause.source
         if clause.symptom:
-            facts.append(("symptom", clause.symptom))
-    facts.append(("subject", f"{subject} on {generation}"))
-    return [*facts, ("schedule", _schedule(example))]
+            yield "symptom", clause.symptom
+    driver = played_by(case.example.scenario, case.subject)
+    yield "subject", f"{driver} on {case.generation}"
+    yield "schedule", _schedule(case, driver)
+    where = _where(case.example)
+    if where:
+        yield "where", where
 
 
-def _schedule(example: Counterexample) -> str:
+def _schedule(case: Case, driver: str) -> str:
+    example = case.example
     scenario = SCENARIOS.get(example.scenario)
     words = [f"scenario {example.scenario}"] if scenario is None else [f"{example.scenario}: {scenario.sentence.rstrip('.')}"]
-    if example.preemption is not None:
-        words.append(f"{example.preemption.value} preemption")
-    words.append(f"{example.switches} forced switch{'' if example.switches == 1 else 'es'}")
-    if example.cycle_start is not None:
-        assumed = f", {example.fairness.value}ly fair" if example.fairness is not None else ""
-        words.append(f"a cycle of {len(example.steps) - example.cycle_start} steps{assumed}")
+    if driver != case.subject:
+        words.append(f"always with the driver {driver}")
+    model = preemption_of(case)
+    if model is not None and model is not Preemption.FULL:
+        words.append(f"{model.value} preemption")
+    if example.switches:
+        words.append(f"{example.switches} forced switch{'' if example.switches == 1 else 'es'}")
     return ", ".join(words)
 
 
-def _stack(example: Counterexample) -> list[str]:
-    """Where the last step was made, innermost function first, as a kernel prints it."""
-    if not example.stacks or example.cycle_start is not None:
-        return []
-    step, stack = example.steps[-1], told(example.stacks[-1])
-    return [*labelled("last step", f"{' < '.join(stack)} on CPU {step.cpu}, task {step.task}"), ""]
+def why_for_ever(example: Counterexample, clause: Clause | None) -> str:
+    """Which fairness allows the cycle; empty where there is none."""
+    if example.cycle_start is None or example.fairness is None:
+        return ""
+    short = ", while memory is short" if clause is not None and clause.progress is Progress.ENDLESS_RETRY else ""
+    if example.fairness is Fairness.STRONG:
+        return f"fair even under strong fairness{short}"
+    return f"fair under weak fairness{short}; strong fairness may exclude it"
+
+
+def elsewhere(case: Case, drawn: Case) -> str:
+    """Where the steps of a violation are drawn, if not for itself."""
+    count = len(case.example.steps)
+    whole = count == len(drawn.example.steps)
+    return f"those drawn for {drawn.clause} on {drawn.generation}{'' if whole else f', up to step {count}'}"
+
+
+def _where(example: Counterexample) -> str:
+    """Where the last step was made, innermost function first, as a kernel prints it, as far as a line holds it."""
+    names = told(example.stacks[-1]) if example.stacks and example.cycle_start is None else []
+    room = WIDTH - 14
+    for count in range(len(names), 0, -1):
+        found = " < ".join([*names[:count], *(["..."] if count < len(names) else [])])
+        if len(found) <= room:
+            return found
+    return ""

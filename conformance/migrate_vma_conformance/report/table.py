@@ -28,17 +28,18 @@ _CELLS = {
     Verdict.INCONCLUSIVE: "unknown",
 }
 
-_KEY = {
-    "holds": "every scenario was searched to its end",
-    "holds weak": "makes progress if what can run all the time does run",
-    "holds strong": "makes progress only if what can run again and again does run",
+MEANINGS = {
+    "holds": "no execution breaks it: every scenario was searched to its end",
+    "holds weak": "progress, if what can run all the time does run (weak fairness)",
+    "holds strong": "progress, if what can run again and again does run, too (strong)",
     "sampled": "no violation was seen, the search was not exhausted",
     "VIOLATED": "a MUST is broken, see below",
     "violated": "a SHOULD is broken, see below",
-    "-": "nothing that was run concerns it",
-    "n/a": "the generation lacks a capability that it requires",
+    "-": "no scenario that was run comes to what it is about",
+    "n/a": "not applicable: it asks for what this protocol does not have",
     "unknown": "inconclusive, see below",
 }
+"""What each word of a cell means."""
 
 _FOLDED = {"", "holds", "sampled", "-", "n/a", "unknown"}
 """Words of rows that may stand for several clauses."""
@@ -85,7 +86,7 @@ def verdict_table(report: Report, clauses: Mapping[str, Clause], *, verbose: boo
     where = "in every column" if len(report.generations) > 1 else ""
     for row, found in folded.items():
         if row not in alike:
-            parts.append(paragraph(f"{row[0]} ({where or _KEY[row[0]]}): {_listed(found)}", hang="  "))
+            parts.append(paragraph(f"{row[0]} ({where or MEANINGS[row[0]]}): {_listed(found)}", hang="  "))
     return [line for part in filter(None, parts) for line in ("", *part)][1:]
 
 
@@ -112,7 +113,7 @@ def _name(clause: str, about: Clause) -> list[str]:
 
 
 def _key(used: Iterable[str]) -> Iterator[str]:
-    for word, meaning in _KEY.items():
+    for word, meaning in MEANINGS.items():
         if word in used:
             yield from labelled(word, meaning, column=15)
 
@@ -133,18 +134,32 @@ def scenarios_of(generation: GenerationReport) -> dict[tuple[str, str], Scenario
 
 def evidence_table(report: Report, *, verbose: bool = False) -> list[str]:
     """How many states each scenario had in each generation, and how many executions they stand for."""
+    rows = evidence_rows(report)
+    if not rows:
+        return []
+    columns = [scenarios_of(generation) for generation in report.generations]
+    lines = [*paragraph(evidence_title(report)), *matrix.render([each.name for each in report.generations], rows)]
+    return [*lines, *_notes(columns, verbose=verbose)]
+
+
+def evidence_title(report: Report) -> str:
+    """What the numbers of the evidence are, and the marks beside them."""
+    scenarios = [scenario for generation in report.generations for scenario in scenarios_of(generation).values()]
+    cut = any(not scenario.complete for scenario in scenarios)
+    title = "Evidence: states visited in each scenario" + (" (+: cut short)" if cut else ", each searched to its end")
+    others = sorted({scenario.preemption.value for scenario in scenarios} - {Preemption.FULL.value})
+    return title + "".join(f"; ({model[0]}): {model} preemption" for model in others)
+
+
+def evidence_rows(report: Report) -> list[matrix.Row]:
+    """The states of each scenario in each generation, and how many executions they stand for; empty if nothing was run."""
     columns = [scenarios_of(generation) for generation in report.generations]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     if not keys:
         return []
     rows = [matrix.Row(_label(*key), tuple(_states(column.get(key)) for column in columns)) for key in keys]
-    rows.append(matrix.Row("executions", tuple(short(sum(each.executions for each in column.values())) for column in columns)))
-    cut = any(not scenario.complete for column in columns for scenario in column.values())
-    title = "Evidence: states visited in each scenario" + (" (+: cut short)" if cut else ", each searched to its end")
-    others = sorted({model for _, model in keys} - {Preemption.FULL.value})
-    title += "".join(f"; ({model[0]}): {model} preemption" for model in others)
-    lines = [*paragraph(title), *matrix.render([each.name for each in report.generations], rows)]
-    return [*lines, *_notes(columns, verbose=verbose)]
+    executions = (short(sum(each.executions for each in column.values())) for column in columns)
+    return [*rows, matrix.Row("executions", tuple(executions))]
 
 
 def _label(name: str, model: str) -> str:

@@ -16,6 +16,12 @@ from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, MIGRATE_PFN_WRITE, 
 
 Words = Callable[[Any], str]
 
+_ACCESSES = {"read", "write"}
+"""Operations of an address space and a page alone: a CPU's accesses."""
+
+_ALLOCATION = "alloc"
+"""What the data choices begin with in which an allocation fails."""
+
 _KINDS = {PteKind.PRESENT: "page", PteKind.DEVICE_PRIVATE: "device", PteKind.ZERO: "zero page"}
 
 
@@ -49,7 +55,15 @@ def _range(event: Any) -> str:
 
 
 def _call(event: e.OperationBegan) -> str:
+    if event.name in _ACCESSES and len(event.arguments) == 2:
+        return f"{event.name} of mm{event.arguments[0]}:{event.arguments[1]} begins"
     return f"{event.name}({', '.join(map(str, event.arguments))}) begins"
+
+
+def _chose(event: e.Chose) -> str:
+    if event.what.startswith(_ALLOCATION) and event.answer:
+        return f"{event.what} fails"
+    return f"{event.what}: {'default' if event.answer == 0 else f'answer {event.answer}'}"
 
 
 def _setup(event: e.SetupReturned) -> str:
@@ -57,8 +71,8 @@ def _setup(event: e.SetupReturned) -> str:
 
 
 def _moved(event: e.FolioMoved) -> str:
-    count = f"refcount {event.refcount}, expected {event.expected}"
-    return f"{event.pfn} -> {event.dst} moved, {count}" if event.moved else f"{event.pfn} not moved: {count}"
+    count = f"refs {event.refcount}, expected {event.expected}"
+    return f"{event.pfn} -> {event.dst} moved: {count}" if event.moved else f"{event.pfn} not moved: {count}"
 
 
 def _checked(event: e.FolioChecked) -> str:
@@ -86,7 +100,7 @@ WORDS: dict[type[e.Event], Words] = {
     e.WaitBegan: lambda v: f"sleeps on {_wait(v)}",
     e.WaitEnded: lambda v: f"wakes from {_wait(v)}",
     e.PointPassed: lambda v: f"passes {v.point.value}",
-    e.Chose: lambda v: f"{v.what}: {'default' if v.answer == 0 else f'answer {v.answer}'}",
+    e.Chose: _chose,
     e.DrainBegan: lambda _: "queues drain work on every CPU",
     e.DrainEnded: lambda _: "drain done on every CPU",
     e.WorkDone: lambda v: f"work done: {v.work}",

@@ -25,6 +25,13 @@ NOTE_LIMIT = 10_000
 """More notes in a row than this, and the task is looping without touching anything."""
 
 
+CURE = (
+    "what a model keeps belongs into its `state`, not into globals; it asks no clock, draws no random numbers, and does not go "
+    "by the order of a set"
+)
+"""For whoever wrote a model that does not repeat itself."""
+
+
 class ModelError(Exception):
     """A driver or kernel model that breaks the rules of the machine; the message says which rule, where."""
 
@@ -39,16 +46,27 @@ class Ended:
 @define(eq=False)
 class Node:
     """A local state. `trap` is what the task asks for next, or None once it has `ended`. `depth` counts the spinlocks it
-    holds.
+    holds. It was first reached from `parent` by `answers`: one to the parent's trap, and a None for each note on the way.
     """
 
     number: int
     trap: Trap | None
     ended: Ended | None
     depth: int
-    history: tuple[Any, ...]
+    parent: Node | None
+    answers: tuple[Any, ...]
     edges: dict[Hashable, Edge] = field(factory=dict)
     live: Coroutine[Any, Any, None] | None = None
+
+    @property
+    def history(self) -> list[Any]:
+        """Every answer on the way from the start to here."""
+        links: list[tuple[Any, ...]] = []
+        node: Node | None = self
+        while node is not None:
+            links.append(node.answers)
+            node = node.parent
+        return [answer for answers in reversed(links) for answer in answers]
 
 
 @frozen(eq=False)
@@ -66,11 +84,33 @@ def drive(coroutine: Coroutine[Any, Any, None], answer: Any) -> Trap | Ended:
     except StopIteration:
         return Ended()
     except Exception as error:  # noqa: BLE001  (whatever it is, it is how the task ends)
-        return Ended(f"{type(error).__name__}: {error}{_place(error)}")
+        return Ended(f"{type(error).__name__}{f': {error}' if str(error) else ''}{_place(error)}")
     if not isinstance(trap, Trap):
+        where = _innermost(coroutine)
         abandon(coroutine)
-        raise ModelError(f"a task yielded {trap!r}: only the traps of migrate_vma_impl.machine.traps may suspend")
+        raise ModelError(f"{where} yielded {trap!r:.60}: only the traps of migrate_vma_impl.machine.traps may suspend a task")
     return trap
+
+
+def _innermost(coroutine: Any) -> str:
+    """The function in which a coroutine is suspended, as far as that can be seen."""
+    while hasattr(coroutine.cr_await, "cr_code"):
+        coroutine = coroutine.cr_await
+    code = coroutine.cr_code
+    return f"{code.co_qualname} ({code.co_filename}:{coroutine.cr_frame.f_lineno})"
+
+
+def _alike(one: Trap | None, other: Trap | None) -> bool:
+    """Whether two traps ask for the same; what has no canonical form is taken for the same."""
+    try:
+        return Canon().value(one) == Canon().value(other)
+    except NotMergeable:
+        return True
+
+
+def _asked(trap: Trap | None) -> str:
+    """A trap in a message: its effect, the slots that it touches, its arguments."""
+    return "nothing" if trap is None else f"{trap.effect.__qualname__}{(*trap.keys, *trap.args)}"
 
 
 def _place(error: BaseException) -> str:
@@ -105,7 +145,7 @@ class Automaton:
         self.nodes: list[Node] = []
         self.not_mergeable: set[str] = set()
         self._ids: dict[Hashable, Node] = {}
-        self.start = self._add(None, Ended(), 0, (), None)
+        self.start = self._add(None, Ended(), 0, None, (), None)
         self.start.ended = None
 
     def next(self, node: Node, answer: Any) -> Edge:
@@ -121,39 +161,50 @@ class Automaton:
         if coroutine is None:
             coroutine = self._rerun(node)
         depth = node.depth + depth_change(node.trap, answer)
-        history = (*node.history, answer)
         notes: list[Event] = []
         trap = drive(coroutine, answer)
         while isinstance(trap, Trap) and trap.kind is Kind.NOTE:
             notes.append(trap.args[0])
             if len(notes) > NOTE_LIMIT:
                 abandon(coroutine)
-                return Edge(tuple(notes[:10]), self._end(Ended("the task loops without any visible step"), depth, history))
-            history = (*history, None)
+                trap, notes = Ended("the task loops without any visible step"), notes[:10]
+                break
             trap = drive(coroutine, None)
+        answers = (answer, *(None for _ in notes))
         if isinstance(trap, Ended):
-            return Edge(tuple(notes), self._end(trap, depth, history))
-        return Edge(tuple(notes), self._node(coroutine, trap, depth, history))
+            return Edge(tuple(notes), self._end(trap, depth, node, answers))
+        return Edge(tuple(notes), self._node(coroutine, trap, depth, node, answers))
 
     def _rerun(self, node: Node) -> Coroutine[Any, Any, None]:
         coroutine = self.task.function(*self.task.values)
+        trap: Trap | None = None
         for answer in node.history:
-            if isinstance(drive(coroutine, answer), Ended):
-                raise ModelError(f"task {self.task.name} does not repeat itself: it ended on a replay of its own answers")
+            again = drive(coroutine, answer)
+            if isinstance(again, Ended):
+                raise ModelError(f"task {self.task.name} does not repeat itself: it ended on a replay of its own answers; {CURE}")
+            trap = again
+        if not _alike(trap, node.trap):
+            abandon(coroutine)
+            both = f"{_asked(node.trap)} once and for {_asked(trap)} another time"
+            raise ModelError(f"task {self.task.name} does not repeat itself: after the same answers it asked for {both}; {CURE}")
         return coroutine
 
-    def _end(self, ended: Ended, depth: int, history: tuple[Any, ...]) -> Node:
-        return self._ids.get(("ended", ended)) or self._keep(("ended", ended), self._add(None, ended, depth, history, None))
+    def _end(self, ended: Ended, depth: int, parent: Node, answers: tuple[Any, ...]) -> Node:
+        key = ("ended", ended)
+        return self._ids.get(key) or self._keep(key, self._add(None, ended, depth, parent, answers, None))
 
-    def _node(self, coroutine: Coroutine[Any, Any, None], trap: Trap, depth: int, history: tuple[Any, ...]) -> Node:
+    def _node(
+        self, coroutine: Coroutine[Any, Any, None], trap: Trap, depth: int, parent: Node, answers: tuple[Any, ...]
+    ) -> Node:
         try:
             key: Hashable = (depth, local_state_key(coroutine, trap))
         except NotMergeable as reason:
+            # Its history alone tells it apart: where it came from, and by which answers.
             self.not_mergeable.add(str(reason))
-            key = ("history", Canon().value(history))
+            key = ("history", parent.number, Canon().value(answers))
         found = self._ids.get(key)
         if found is None:
-            return self._keep(key, self._add(trap, None, depth, history, coroutine))
+            return self._keep(key, self._add(trap, None, depth, parent, answers, coroutine))
         abandon(coroutine)
         return found
 
@@ -162,9 +213,15 @@ class Automaton:
         return node
 
     def _add(
-        self, trap: Trap | None, ended: Ended | None, depth: int, history: tuple[Any, ...], live: Coroutine[Any, Any, None] | None
+        self,
+        trap: Trap | None,
+        ended: Ended | None,
+        depth: int,
+        parent: Node | None,
+        answers: tuple[Any, ...],
+        live: Coroutine[Any, Any, None] | None,
     ) -> Node:
-        node = Node(len(self.nodes), trap, ended, depth, history, live=live)
+        node = Node(len(self.nodes), trap, ended, depth, parent, answers, live=live)
         self.nodes.append(node)
         return node
 

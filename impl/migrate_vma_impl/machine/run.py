@@ -221,5 +221,7 @@ class Run:
             return f"the prologue ended with {ended.error}"
         if self.stopped:
             return f"the prologue stopped the kernel: {self.trace[-1].event}"
+        if self._completes(self.tasks[0]):
+            return f"the prologue did not end within {PROLOGUE_LIMIT:,} steps"
         trap = self.tasks[0].trap
         return f"the prologue waits for ever at {trap.effect.__qualname__ if trap else 'its start'}"

@@ -21,7 +21,7 @@ from migrate_vma_spec.events import Chose, Oops, OperationBegan, Step
 
 State = tuple[int, ...]
 
-PROLOGUE_LIMIT = 100_000
+PROLOGUE_LIMIT = 20_000
 
 
 class PrologueError(Exception):
@@ -232,4 +232,9 @@ class Space:
         node = self.node(state, 0)
         if node.ended is not None:
             return f"the prologue ended with {node.ended.error}"
+        if self.moves(state, 0):
+            move = self.moves(state, 0)[0]
+            if move.stops:
+                return f"the prologue stopped the kernel: {move.steps[0].event}"
+            return f"the prologue did not end within {PROLOGUE_LIMIT:,} steps"
         return f"the prologue waits for ever at {node.trap.effect.__qualname__ if node.trap else 'its start'}"

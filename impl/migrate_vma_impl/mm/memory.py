@@ -161,7 +161,8 @@ async def do_device_private_page(kernel: Kernel, vmf: FaultContext, folio: Folio
         return VmFault.NONE
     vmf.page = folio
     await traps.note(CallbackEntered(folio.pfn, vmf.vma.mm.number, vmf.address))
-    result = await kernel.driver_of(folio).migrate_to_ram(vmf)
+    driver = kernel.driver_of(folio)
+    result = driver.fault_result(await driver.migrate_to_ram(vmf))
     await traps.note(CallbackReturned(folio.pfn, vmf.vma.mm.number, vmf.address, result))
     await kernel.generation.release_fault_page(kernel, folio)
     return kernel.generation.steps.fault_result(result)

@@ -211,6 +211,17 @@ def skipped(state: ModelState, task: str, pfn: int) -> ModelState:
     return replaced(state, task, scope, evolve(scope, attempt=evolve(attempt, skipped=attempt.skipped | {pfn})))
 
 
+def isolated(state: ModelState, step: Step, event: ev.LruIsolated) -> ModelState:
+    """A page that was not on a list is tried once more after a drain of all CPUs."""
+    if not event.done:
+        return skipped(state, step.task, event.pfn)
+    scope = state.inner(step.task)
+    attempt = scope.attempt if scope is not None else None
+    if scope is None or attempt is None:
+        return state
+    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, skipped=attempt.skipped - {event.pfn})))
+
+
 def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioChecked) -> ModelState:
     """The check refused the page. That is a reason where somebody maps it or holds a reference that the call does not know of."""
     frame = world.frame(event.pfn)
@@ -235,19 +246,20 @@ def folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMove
 def _setup_choices(scope: Scope, attempt: Attempt) -> Entries | None:
     if attempt.alone is not None:
         return attempt.alone
-    return attempt.met and tuple(
-        met | {0} if any(migrate_pfn_to_pfn(entry) in attempt.skipped for entry in met) else met for met in attempt.met
-    )
+    return attempt.met and tuple(frozenset(_unless_skipped(entry, attempt) for entry in met) for met in attempt.met)
+
+
+def _unless_skipped(entry: int, attempt: Attempt) -> int:
+    return 0 if migrate_pfn_to_pfn(entry) in attempt.skipped else entry
 
 
 def _range_choices(attempt: Attempt, pfns: tuple[int, ...]) -> Entries:
     if attempt.alone is not None:
         return attempt.alone
-    choices: list[frozenset[int]] = []
-    for index, pfn in enumerate(pfns):
-        stuck = True if pfn in pfns[:index] else None if pfn in attempt.skipped else False
-        choices.append(_taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, stuck))
-    return tuple(choices)
+    return tuple(
+        _taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, pfn in pfns[:index] or pfn in attempt.skipped)
+        for index, pfn in enumerate(pfns)
+    )
 
 
 def _arrays(what: str, src: tuple[int, ...] | None, choices: Entries | None) -> list[Outcome]:

@@ -1,8 +1,9 @@
 """Contents: what a CPU or a device must find in a virtual page, and who may write it.
 
 A store makes the frame that it reaches the only one that holds the page's contents; a copy makes one more; nothing else makes
-any. A load must reach one of them. So a lost store, a stale load, an uncleared page and a store that a COW partner sees are all
-found at the first load that shows them, or when nothing runs any more and the page table names a frame that holds something else.
+any. An access must reach one of them. So a lost store, a stale load, an uncleared page and a store that a COW partner sees are
+all found at the first access that shows them, or when nothing runs any more and the page table names a frame that holds
+something else.
 
 Only private anonymous memory is judged: the contents of files and of shared mappings are not described here.
 """
@@ -15,7 +16,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.model.outcome import Outcome, frame_words, outcome
-from migrate_vma_spec.model.state import Frames, Key, ModelState, What, access, is_granted
+from migrate_vma_spec.model.state import NO_FRAMES, Frames, Key, ModelState, What, access, is_granted
 from migrate_vma_spec.objects import VmaRange, World
 from migrate_vma_spec.vocabulary import PteKind, VmFlags
 
@@ -109,7 +110,7 @@ def entry_changed(state: ModelState, world: World, step: Step, event: ev.PteChan
     state = evolve(state, pages=state.pages.drop(key))
     if event.old.kind is not PteKind.PRESENT or event.old.pfn is None:
         return state
-    frames = state.overtaken.get(key, frozenset[int]()) | {event.old.pfn}
+    frames = state.overtaken.get(key, NO_FRAMES) | {event.old.pfn}
     return evolve(state, overtaken=state.overtaken.set(key, frames))
 
 
@@ -162,7 +163,10 @@ def _remapping(state: ModelState, mm: int) -> bool:
 def allowed_access(
     state: ModelState, world: World, who: str, key: Key, pfn: int | None, write: bool, *, tlb: bool
 ) -> tuple[Outcome, ...]:
-    """An access must be one that the VMA allows, and a load must find the page's contents. `tlb`: through a CPU's TLB."""
+    """An access must be one that the VMA allows, and find the page's contents: a store changes a part of them and keeps the rest.
+
+    `tlb`: it goes through a CPU's TLB, which a discard in flight has yet to flush.
+    """
     mm, addr = key
     kind = "store" if write else "load"
     what = f"{kind} of {who} at mm {mm} addr {addr}"
@@ -172,13 +176,10 @@ def allowed_access(
         return () if _remapping(state, mm) else (outcome(f"{what} reached", pfn, (), frame_words),)
     if not is_described(world.vma(mm, addr)):
         return ()
-    if write:
-        return (outcome(f"{what} reached", pfn, () if pfn is None else {pfn}, frame_words),)
     if pfn is not None and not state.is_told(world, pfn):
         return ()
-    frames = state.copies(key) | (state.overtaken.get(key, frozenset[int]()) if tlb else frozenset[int]())
-    found: set[int | None] = set(frames)
-    if key not in state.pages:
+    found: set[int | None] = set(state.copies(key) | (state.overtaken.get(key, NO_FRAMES) if tlb else NO_FRAMES))
+    if key not in state.pages and not write:
         found.add(None)
     return (outcome(f"{what} found what is in", pfn, found, frame_words),)
 

@@ -21,8 +21,6 @@ ACCESSES = {"read": False, "write": True, "pin": True}
 DEVICE_ACCESSES = {"device_read": False, "device_write": True}
 DEVICE_RANGES = frozenset({"to_device", "to_system"})
 EVICTIONS = frozenset({"evict", "release"})
-RETRIES = frozenset({VmFault.NONE, VmFault.NOPAGE, VmFault.RETRY})
-"""The results of a callback that say: look again."""
 
 
 # ---- what an operation wants -------------------------------------------------------------------------------------------------
@@ -258,12 +256,15 @@ def allowed_callback(state: ModelState, world: World, step: Step, event: ev.Call
     if scope is None or fault is None or event.mm not in state.followed:
         return ()
     what = f"migrate_to_ram for mm {event.mm} addr {event.addr}"
-    results = {event.result} - RETRIES  # a driver may give an error, and which one is its own affair
-    if not scope.quiet or scope.seen & (Seen.FAILED | Seen.LOST) or not _is_left(world, event, fault):
-        results |= RETRIES
+    result = event.result & ~VmFault.NOPAGE  # NOPAGE says only that the handler was given no page
+    results = {result} - {VmFault.NONE, VmFault.RETRY}  # a driver may give an error, and which one is its own affair
+    if not scope.quiet or scope.seen & (Seen.FAILED | Seen.LOST):
+        results |= {VmFault.NONE, VmFault.RETRY}
+    elif not _is_left(world, event, fault):
+        results.add(VmFault.NONE)
     else:
         what += ", with the page still there,"
-    found = [outcome(f"{what} returned", event.result, results, fault_words)]
+    found = [outcome(f"{what} returned", result, results, fault_words)]
     pte = world.pte(event.mm, event.addr)
     if scope.quiet and pte.kind is PteKind.MIGRATION:
         found.append(outcome(f"{what} left a migration entry of", pte.pfn, (), frame_words))

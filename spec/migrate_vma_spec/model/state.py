@@ -202,13 +202,19 @@ def saw(state: ModelState, task: str, seen: Seen, *kinds: What) -> ModelState:
     return evolve(state, tasks=state.tasks.set(task, tuple(after)))
 
 
-def surveyed(state: ModelState, world: World) -> ModelState:
-    """Each scope has seen whether the VMAs, as they are now, allow what it is about."""
+def surveyed(state: ModelState, world: World, mm: int) -> ModelState:
+    """The VMAs of this address space change: what asks something of them has seen whether they granted it until now."""
     for task, scopes in state.tasks.items():
-        now = tuple(evolve(scope, seen=scope.seen | permission(world, scope)) for scope in scopes)
-        if now != scopes:
+        if any(scope.about is not None and scope.about[0] == mm for scope in scopes):
+            now = tuple(_surveyed(world, scope, mm) for scope in scopes)
             state = evolve(state, tasks=state.tasks.set(task, now))
     return state
+
+
+def _surveyed(world: World, scope: Scope, mm: int) -> Scope:
+    if scope.about is None or scope.about[0] != mm:
+        return scope
+    return evolve(scope, seen=scope.seen | permission(world, scope))
 
 
 def permission(world: World, scope: Scope) -> Seen:
