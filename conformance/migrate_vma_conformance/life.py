@@ -254,7 +254,7 @@ class _Search:
                 self._try(start, start + size, ())
             size //= 2
         for place in range(len(self.best.program) - 1, -1, -1):
-            for change in (_apart, _without_part, _with_zero, _as_access):
+            for change in (_apart, _without_part, _with_zero, _as_access, _counted_once):
                 self._change(place, change)
         for name in NUMBERS:
             self._try(0, len(self.best.program), tuple(_zeroed(moment, name) for moment in self.best.program))
@@ -307,6 +307,14 @@ def _as_access(moment: Moment) -> Iterator[Program]:
         for act in () if operation.act in PLAIN else PLAIN:
             plain = evolve(operation, act=act)
             yield (evolve(moment, operations=(*moment.operations[:place], plain, *moment.operations[place + 1 :])),)
+
+
+def _counted_once(moment: Moment) -> Iterator[Program]:
+    """Switches in the numbers of the tasks that are there."""
+    tasks = len(moment.operations)
+    switches = tuple((who % tasks, step, hop % max(tasks - 1, 1)) for who, step, hop in moment.drawn.switches)
+    if switches != moment.drawn.switches:
+        yield (evolve(moment, drawn=evolve(moment.drawn, switches=switches)),)
 
 
 def _zeroed(moment: Moment, name: str) -> Moment:

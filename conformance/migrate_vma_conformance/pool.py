@@ -187,16 +187,18 @@ def _collect(running: Sequence[_Child[U]], seconds: float) -> Iterator[tuple[_Ch
 
 
 def _receive(child: _Child[Any]) -> Any:
+    dead = False
+    result: Any = None
     try:
         result = child.receiver.recv()
     except EOFError:
-        result = None
+        dead = True
     except Exception as error:  # noqa: BLE001  (and when it is unpickled)
         result = Lost(f"its result cannot be read: {type(error).__name__}: {error}")
     child.process.join(_PATIENCE)
     if child.process.is_alive():
         _stop(child.process)
-    return Lost(_death(child.process.exitcode)) if result is None else result
+    return Lost(_death(child.process.exitcode)) if dead else result
 
 
 def _death(code: int | None) -> str:

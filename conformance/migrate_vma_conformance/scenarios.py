@@ -205,9 +205,8 @@ async def discard(kernel: Kernel, driver: Driver) -> None:
     await syscalls.madvise_dontneed(kernel, PARENT, 0, 1)
 
 
-async def fork_and_store(kernel: Kernel, driver: Driver) -> None:
+async def fork(kernel: Kernel, driver: Driver) -> None:
     await syscalls.fork(kernel, PARENT, CHILD)
-    await syscalls.touch(kernel, CHILD, 0, write=True)
 
 
 async def borrow_device_page(kernel: Kernel, driver: Driver) -> None:
@@ -335,10 +334,10 @@ _ALL = (
     ),
     Scenario(
         "fault-fork",
-        "A CPU faults a device page while another forks, and stores in the child.",
+        "A CPU faults a device page while another forks.",
         _ONE_PAGE_FORKED,
         one_device_page,
-        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, fork_and_store)),
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, fork)),
         progress=("C82",),
     ),
     Scenario(
@@ -368,6 +367,15 @@ _ALL = (
         _ONE_PAGE,
         one_system_page,
         (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, touch(PARENT, 0, write=True))),
+        progress=("C82",),
+        workers=True,
+    ),
+    Scenario(
+        "migrate-discard",
+        "A page goes to the device while another CPU discards it with MADV_DONTNEED.",
+        _ONE_PAGE,
+        one_system_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, discard)),
         progress=("C82",),
         workers=True,
     ),

@@ -22,13 +22,14 @@ from migrate_vma_conformance.explore.explain import (
     explain_lasso,
     final_values,
     lasso_sentence,
+    smallest_break,
 )
 from migrate_vma_conformance.explore.graph import Graph, explore
 from migrate_vma_conformance.explore.liveness import Lasso, lassos
 from migrate_vma_conformance.explore.lockstep import FairCycle, explain_cycle, find_lasso
 from migrate_vma_conformance.explore.product import Product
 from migrate_vma_conformance.explore.repeat import check_repeats
-from migrate_vma_conformance.explore.sampling import Samples, explain_sample, mixture, sample
+from migrate_vma_conformance.explore.sampling import Samples, mixture, sample
 from migrate_vma_conformance.options import Fairness
 from migrate_vma_conformance.report.state import describe
 from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario, build
@@ -242,7 +243,7 @@ def _from_samples(unit: Unit, subject: Subject, sampled: Samples, known: set[str
     examples: list[Counterexample] = []
     for clause, schedule in sampled.broken.items():
         if clause not in known:
-            small, recording = explain_sample(subject, schedule, clause)
+            small, recording = smallest_break(subject, schedule, clause)
             examples.append(_example(unit, clause, recording.broken[clause], small, recording))
     return examples
 

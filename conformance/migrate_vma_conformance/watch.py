@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -35,6 +36,7 @@ STEP_SECONDS = 5.0
 TICK_SECONDS = 0.25
 
 _OURS = tuple(str(Path(file).parent) for file in (__file__, str(migrate_vma_impl.__file__), str(migrate_vma_spec.__file__)))
+_HYPOTHESIS = tuple(importlib.util.find_spec("hypothesis").submodule_search_locations or ())  # type: ignore[union-attr]
 _DRIVE = automaton.drive.__code__
 _ABANDON = automaton.abandon.__code__
 
@@ -111,12 +113,18 @@ def _outwards(frame: types.FrameType | None) -> Iterator[types.FrameType]:
 
 
 def _step_of(stack: list[types.FrameType], exempt: types.CodeType) -> types.FrameType | None:
-    """The frame that stands for the step under way: that of `drive`, or the first one inside ours that is not ours."""
+    """The frame that stands for the step under way: that of `drive`, or the first one inside ours that is not ours.
+
+    Hypothesis is not ours either, but calls ours back: what it does is no step, and what is below it is looked at anew.
+    """
     inside = False
     for frame in reversed(stack):
         code = frame.f_code
         if code is exempt:
             return None
+        if code.co_filename.startswith(_HYPOTHESIS):
+            inside = False
+            continue
         if code is _DRIVE or (inside and not is_ours(code.co_filename)):
             return frame
         inside = inside or is_ours(code.co_filename)

@@ -115,6 +115,17 @@ def broken_twice(simpler="referenced"):
     return Report("test_hmm", parts, 1.0, 0, "migrate-vma check", ())
 
 
+def broken_alike():
+    """Two clauses that two generations break by the same steps; which one is the simpler is decided by the token alone."""
+    tokens = {("referenced", "C41"): "a", ("referenced", "C50"): "d", ("trylocked", "C41"): "b", ("trylocked", "C50"): "c"}
+
+    def broken(name, number):
+        return verdict(number, finding(example(number, token=f"mv1.{tokens[name, number]}.00000000")))
+
+    parts = (generation(name, **{number: broken(name, number) for number in ("C41", "C50")}) for name in ("referenced", "trylocked"))
+    return Report("test_hmm", tuple(parts), 1.0, 0, "migrate-vma check", ())
+
+
 def broken_on_the_way():
     """Two clauses that one execution breaks, one after the other."""
     whole = example("C50")

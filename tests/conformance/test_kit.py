@@ -217,7 +217,7 @@ def test_a_recorded_trace_that_keeps_the_contract_breaks_nothing(recorded):
 
 @pytest.mark.parametrize(
     ("kind", "clause"),
-    [(FolioGot, "C36"), (FolioUnlocked, "C44"), (FinalizeCalled, "C07")],
+    [(FolioGot, "C41"), (FolioUnlocked, "C44"), (FinalizeCalled, "C45")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_trace_from_which_a_step_is_missing_breaks_its_clause(recorded, kind, clause):

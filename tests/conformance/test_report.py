@@ -130,6 +130,12 @@ def test_steps_that_are_drawn_for_another_clause_are_not_drawn_again():
     assert shown.count("CPU 0: cpu0") == 4, "C41, C84, C85 and C94"
 
 
+def test_columns_that_are_as_simple_do_not_keep_each_other_from_being_drawn_once():
+    shown = pretty(reports.broken_alike())
+    assert shown.count("CPU 0: cpu0") == 1
+    assert shown.count("also on ") == 2
+
+
 def test_steps_with_which_another_drawing_begins_are_not_drawn_again():
     shown = pretty(reports.broken_on_the_way())
     assert "those drawn for C50 on waiting, up to step 5" in shown

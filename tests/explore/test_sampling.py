@@ -10,15 +10,13 @@ import time
 
 import pytest
 
-from migrate_vma_conformance.explore.explain import record
+from migrate_vma_conformance.explore.explain import record, smallest_break, smallest_deadlock
 from migrate_vma_conformance.explore.lockstep import explain_cycle, find_lasso
 from migrate_vma_conformance.explore.replay import Follower, check_cycle
 from migrate_vma_conformance.explore.sampling import (
     End,
     Pct,
     RandomWalk,
-    explain_sample,
-    explain_stuck,
     mixture,
     sample,
 )
@@ -56,7 +54,7 @@ def test_every_strategy_finds_the_page_that_is_gone(strategy):
     of = subject("fault2", UNREFERENCED)
     samples = sample(of, STRATEGIES[strategy](of), executions=60)
     assert "C50" in samples.broken
-    schedule, recording = explain_sample(of, samples.broken["C50"], "C50")
+    schedule, recording = smallest_break(of, samples.broken["C50"], "C50")
     assert len(schedule.switches) <= 3
     assert recording.stacks
     assert "C50" in record(of, schedule).broken
@@ -83,7 +81,7 @@ def test_a_lost_wake_up_is_found_as_a_stuck_execution():
     of = mutant("a wake-up is lost")
     samples = sample(of, pct(of, 60), executions=60)
     assert samples.stuck is not None
-    schedule, recording = explain_stuck(of, samples.stuck)
+    schedule, recording = smallest_deadlock(of, samples.stuck)
     assert recording.stuck
     assert len(schedule.switches) <= 3
 

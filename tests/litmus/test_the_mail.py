@@ -130,3 +130,8 @@ def test_a_counterexample_replays_to_the_same_verdict_and_trace(generation, scen
     assert again.verdict.verdict is Verdict.VIOLATED
     assert again.verdict.clause == clause
     assert again.steps == example.steps
+
+
+def test_the_reference_model_refuses_what_no_clause_forbids_yet():
+    """A driver that maps its page after an invalidation that it did not look for: see docs/findings.md."""
+    assert broken("waiting", "migrate-discard") == {"REF"}

@@ -130,12 +130,21 @@ def moves_of(path: Iterable[Transition]) -> list[tuple[int, int]]:
 
 
 def explain_break(subject: Subject, path: list[Transition], clause: str) -> tuple[Schedule, Recording]:
-    """The smallest schedule found that breaks a clause that the path breaks, and its recording.
+    """As `smallest_break`, from a path of the state graph."""
+    return smallest_break(subject, schedule_of(subject.system, subject.preemption, moves_of(path)), clause)
+
+
+def explain_deadlock(subject: Subject, path: list[Transition]) -> tuple[Schedule, Recording]:
+    """As `smallest_deadlock`, from a path of the state graph."""
+    return smallest_deadlock(subject, schedule_of(subject.system, subject.preemption, moves_of(path)))
+
+
+def smallest_break(subject: Subject, schedule: Schedule, clause: str) -> tuple[Schedule, Recording]:
+    """The smallest schedule found that breaks a clause that this one breaks, and its recording with stacks.
 
     Raises:
-        Unconfirmed: the path itself does not break the clause when it is run.
+        Unconfirmed: the schedule itself does not break the clause when it is run.
     """
-    schedule = schedule_of(subject.system, subject.preemption, moves_of(path))
     alone = evolve(subject, clauses=tuple(each for each in subject.clauses if each.id == clause))
 
     def fails(candidate: Schedule) -> Schedule | None:
@@ -145,9 +154,8 @@ def explain_break(subject: Subject, path: list[Transition], clause: str) -> tupl
     return _confirmed(subject, schedule, fails, clause, until=clause)
 
 
-def explain_deadlock(subject: Subject, path: list[Transition]) -> tuple[Schedule, Recording]:
-    """As `explain_break`, for a state in which nothing can run."""
-    schedule = schedule_of(subject.system, subject.preemption, moves_of(path))
+def smallest_deadlock(subject: Subject, schedule: Schedule) -> tuple[Schedule, Recording]:
+    """As `smallest_break`, for a schedule at whose end nothing can run."""
     unjudged = evolve(subject, clauses=())
 
     def fails(candidate: Schedule) -> Schedule | None:
@@ -162,8 +170,10 @@ def _confirmed(
 ) -> tuple[Schedule, Recording]:
     first = fails(schedule)
     if first is None:
-        raise Unconfirmed(f"the state graph shows {what}, and the run of {schedule} does not")
-    small = shrink(first, fails)
+        raise Unconfirmed(f"the search shows {what}, and the run of {schedule} does not")
+    # A smaller schedule may go round for ever: what takes much longer than the first does not count as smaller.
+    longest = 4 * (first.steps or 0) + 400
+    small = shrink(first, lambda candidate: fails(evolve(candidate, steps=longest)))
     return small, record(subject, small, until=until, stacks=True)
 
 

@@ -3,7 +3,7 @@
 Rules:
 - A strategy is asked for one step after the other and sees nothing but the run; a new one is made for each execution.
 - What a strategy does follows from its seed: the same in every process, whatever the order of hashes.
-- Of each broken clause the first execution is kept, as a schedule: `explain_sample` confirms it and makes it smaller.
+- Of each broken clause the first execution is kept, as a schedule: `explain.smallest_break` confirms it and makes it smaller.
 - That a sample broke nothing is never evidence that nothing can be broken.
 """
 
@@ -12,13 +12,13 @@ from __future__ import annotations
 import enum
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
-from migrate_vma_conformance.explore.explain import Recording, Subject, Unconfirmed, record
-from migrate_vma_conformance.explore.replay import Follower, schedule_of, shrink
+from migrate_vma_conformance.explore.explain import Subject
+from migrate_vma_conformance.explore.replay import Follower, schedule_of
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_spec.judge import Judge
@@ -240,40 +240,3 @@ def end_of(run: Run) -> End:
     if run.finished:
         return End.FINISHED
     return End.CUT if run.runnable() else End.STUCK
-
-
-# ---- from a sample to a counterexample -------------------------------------------------------------------------------
-
-
-def explain_sample(subject: Subject, schedule: Schedule, clause: str) -> tuple[Schedule, Recording]:
-    """The smallest schedule found that breaks a clause that a sample broke, and its recording with stacks.
-
-    Raises:
-        Unconfirmed: the schedule does not break the clause when it is run again.
-    """
-
-    def fails(candidate: Schedule) -> Schedule | None:
-        recording = record(subject, candidate, until=clause)
-        return evolve(candidate, steps=recording.when[clause]) if clause in recording.broken else None
-
-    return _smallest(subject, schedule, fails, clause)
-
-
-def explain_stuck(subject: Subject, schedule: Schedule) -> tuple[Schedule, Recording]:
-    """As `explain_sample`, for a sample in which nothing could run any more."""
-
-    def fails(candidate: Schedule) -> Schedule | None:
-        recording = record(subject, candidate)
-        return evolve(candidate, steps=len(recording.offsets)) if recording.stuck else None
-
-    return _smallest(subject, schedule, fails, None)
-
-
-def _smallest(
-    subject: Subject, schedule: Schedule, fails: Callable[[Schedule], Schedule | None], clause: str | None
-) -> tuple[Schedule, Recording]:
-    first = fails(schedule)
-    if first is None:
-        raise Unconfirmed(f"a sample showed {clause or 'a deadlock'}, and the run of {schedule} does not")
-    small = shrink(first, fails)
-    return small, record(subject, small, until=clause, stacks=True)

@@ -53,13 +53,15 @@ def by_clause(found: Iterable[Case]) -> list[list[Case]]:
     for case in found:
         groups.setdefault(case.clause, []).append(case)
     ids = sorted(groups, key=clause_key)
-    simplest = {clause: min(groups[clause], key=_cost) for clause in ids}
+    first = {clause: min(groups[clause], key=_cost) for clause in ids}
 
     def cost(case: Case) -> tuple[object, ...]:
-        others = [simplest[clause] for clause in ids if clause != case.clause]
+        others = [first[clause] for clause in ids if clause != case.clause]
         return drawn_with(case, others) is None, *_cost(case)
 
-    return [_with_first(groups[clause], min(groups[clause], key=cost)) for clause in ids]
+    for clause in ids:
+        first[clause] = min(groups[clause], key=cost)
+    return [_with_first(groups[clause], first[clause]) for clause in ids]
 
 
 def _with_first(group: Sequence[Case], first: Case) -> list[Case]:

@@ -34,7 +34,8 @@ def splat(case: Case, clause: Clause | None, *, also: Sequence[Case] = (), drawn
     """
     example = case.example
     lines = [RULE, *paragraph(f"BUG: migrate_vma: {title(case, clause)}"), "-" * WIDTH]
-    lines += [line for label, text in facts(case, clause) for line in labelled(label, text)]
+    told_there = {"schedule", "where"} if drawn is not None else set[str]()
+    lines += [line for label, text in facts(case, clause) if label not in told_there for line in labelled(label, text)]
     if drawn is not None:
         lines += [*labelled("steps", elsewhere(case, drawn)), ""]
     else:

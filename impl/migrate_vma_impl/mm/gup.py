@@ -15,11 +15,11 @@ from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import swap
 from migrate_vma_impl.mm.memory import handle_mm_fault
-from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm
+from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm, Vma
 from migrate_vma_impl.mm.mmap_lock import find_vma, mmap_read_lock, mmap_read_unlock
 from migrate_vma_impl.mm.pgtable import ptep_get
 from migrate_vma_spec.events import FolioGot, FolioRead, Oops
-from migrate_vma_spec.vocabulary import PteKind, VmFault, VmFlags
+from migrate_vma_spec.vocabulary import Errno, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
@@ -48,17 +48,25 @@ async def follow_page_pte(mm: Mm, addr: int) -> Folio | None:
     return folio
 
 
-async def pin_user_page(kernel: Kernel, mm: Mm, addr: int) -> Folio | None:
-    """Fault the page in for writing until it can be pinned; None where the access is not allowed or the fault fails."""
+async def pin_user_page(kernel: Kernel, mm: Mm, addr: int) -> Folio | Errno:
+    """Fault the page in for writing until it can be pinned, or say why not (vm_fault_to_errno, mm.h)."""
     vma = find_vma(await mmap_read_lock(mm), addr)
-    folio: Folio | None = None
+    found: Folio | Errno = Errno.EFAULT
     if vma is not None and vma.flags & VmFlags.WRITE:
-        folio = await follow_page_pte(mm, addr)
-        while folio is None and await handle_mm_fault(kernel, vma, addr, write=True) is VmFault.NONE:
-            await traps.cond_resched()
-            folio = await follow_page_pte(mm, addr)
+        found = await _faultin_page(kernel, vma, addr)
     await mmap_read_unlock(mm)
-    return folio
+    return found
+
+
+async def _faultin_page(kernel: Kernel, vma: Vma, addr: int) -> Folio | Errno:
+    while True:
+        folio = await follow_page_pte(vma.mm, addr)
+        if folio is not None:
+            return folio
+        result = await handle_mm_fault(kernel, vma, addr, write=True)
+        if result is not VmFault.NONE:
+            return Errno.ENOMEM if result & VmFault.OOM else Errno.EFAULT
+        await traps.cond_resched()
 
 
 async def unpin_user_page(kernel: Kernel, folio: Folio) -> None:

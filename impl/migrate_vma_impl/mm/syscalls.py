@@ -91,12 +91,12 @@ async def speculative_reference(kernel: Kernel, pfn: int) -> int:
 
 
 async def pin(kernel: Kernel, mm: Mm, addr: int) -> Folio | None:
-    """Pin a page for DMA. The page, for `unpin`; None where it cannot be had (-EFAULT in the trace)."""
+    """Pin a page for DMA. The page, for `unpin`; None where it cannot be had (the trace says why)."""
     await traps.note(OperationBegan("pin", (mm.number, addr)))
-    folio = await pin_user_page(kernel, mm, addr)
+    found = await pin_user_page(kernel, mm, addr)
     await traps.return_to_user()
-    await traps.note(OperationEnded("pin", 0 if folio is not None else -Errno.EFAULT))
-    return folio
+    await traps.note(OperationEnded("pin", 0 if isinstance(found, Folio) else -found))
+    return found if isinstance(found, Folio) else None
 
 
 async def _unpin(kernel: Kernel, folio: Folio) -> int:

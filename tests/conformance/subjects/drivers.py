@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.drivers.test_hmm import AdaptedDmirror, Dmirror
@@ -155,6 +156,16 @@ class NotesForEver(Wide):
     async def migrate_to_ram(self, vmf):
         while True:
             await traps.note(PointPassed(Point.USER))
+
+
+class TakesItsTime(Wide):
+    """Says who it is, and then takes a hundred seconds over very many short steps."""
+
+    async def to_device(self, mm, start, end):
+        Path(os.environ["SUBJECT_PID_FILE"]).write_text(str(os.getpid()))
+        while True:
+            time.sleep(0.01)
+            await traps.cond_resched()
 
 
 class LeavesAThread(Wide):
@@ -369,6 +380,7 @@ counts_for_ever = factory_of(CountsForEver)
 counts_for_ever_in_to_device = factory_of(CountsForEverInToDevice)
 notes_for_ever = factory_of(NotesForEver)
 leaves_a_thread = factory_of(LeavesAThread)
+takes_its_time = factory_of(TakesItsTime)
 never_awaits = factory_of(NeverAwaits)
 faults_at_once = factory_of(FaultsAtOnce)
 offers_nothing = factory_of(OffersNothing)

@@ -1,0 +1,165 @@
+"""The state machine: what it finds, how small it makes it, and that it is the same everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from migrate_vma_conformance.errors import SubjectError
+from migrate_vma_conformance.life import Broken, Raised, Stopped, broken_class
+from migrate_vma_conformance.machine import UNFIT_HEALTH_CHECKS, Examination, examine, make_machine, run_state_machine
+from migrate_vma_conformance.pool import Lost, run_one
+from migrate_vma_conformance.workload import Act
+from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm
+from migrate_vma_impl.drivers.wide import make_wide
+from migrate_vma_impl.generations import REFERENCED, WAITING
+from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.system import Preemption
+from tests.bugs.mutants import CORE, DRIVERS
+
+KNOWN = frozenset({"C62", "C71", "C77", "C79", "REF"})
+"""What the kernel's test driver breaks (docs/findings.md), and what the reference model says of the same."""
+
+
+def mutant(name):
+    (found,) = [each for each in (*CORE, *DRIVERS) if each.name == name]
+    return (lambda kernel: found.driver(kernel, "test_hmm")), found.generation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "clause", "most"),
+    [
+        ("put before unlock in the fault path", "C36", 2),
+        ("the freed source goes on the LRU", "C73", 2),
+        ("cpages forgets the holes", "C10", 1),
+        ("the driver forgets finalize", "C07", 1),
+    ],
+)
+def test_a_mutation_is_found_and_made_small(name, clause, most):
+    make, generation = mutant(name)
+    with pytest.raises(broken_class(clause)) as caught:
+        run_state_machine(make, generation, examples=200, seed=0, allow=KNOWN, findings=1)
+    operations = [operation for moment in caught.value.program for operation in moment.operations]
+    assert len(operations) <= most
+    assert not any(moment.drawn.switches or moment.drawn.refusals for moment in caught.value.program)
+
+
+@pytest.mark.slow
+def test_each_broken_clause_is_told_with_an_execution_that_breaks_it_first():
+    make, generation = mutant("the driver skips the copy")
+    with pytest.raises((Broken, ExceptionGroup)) as caught:
+        run_state_machine(make, generation, examples=60, seed=0, allow=KNOWN)
+    found = caught.value.exceptions if isinstance(caught.value, ExceptionGroup) else (caught.value,)
+    kinds = [type(each) for each in found]
+    assert broken_class("C17") in kinds
+    assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preemption", [Preemption.FULL, Preemption.VOLUNTARY])
+def test_the_test_driver_lives_through_drawn_workloads(preemption):
+    run_state_machine(make_test_hmm, "waiting", examples=40, seed=1, preemption=preemption, allow=KNOWN)
+
+
+@pytest.mark.slow
+def test_a_driver_without_a_mirror_lives_through_drawn_workloads():
+    run_state_machine(make_wide, WAITING, examples=30, seed=1, allow=frozenset({"C87", "REF"}))
+
+
+def test_rules_are_those_that_the_driver_can_serve():
+    rules = {rule.function.__name__ for rule in make_machine(make_wide, WAITING).setup_state().rules}
+    assert rules == {"touch", "migrate", "change", "process", "hold", "race", "race_on_the_device"}
+    assert "access" in {rule.function.__name__ for rule in make_machine(make_test_hmm, WAITING).setup_state().rules}
+
+
+def test_each_subject_has_a_class_of_its_own():
+    """Hypothesis keeps its examples under the name."""
+    machines = [make_machine(make, generation) for make in (make_test_hmm, make_wide) for generation in (WAITING, REFERENCED)]
+    assert len({machine.__qualname__ for machine in machines}) == 4
+    assert {machine.__name__ == machine.__qualname__ for machine in machines} == {True}
+    assert make_machine(make_wide, WAITING, title="mine:make").__name__ == "Contract_mine_make_on_waiting_full"
+
+
+def test_each_clause_has_one_class():
+    assert broken_class("C31") is broken_class("C31")
+    assert broken_class("C31") is not broken_class("C33")
+    assert issubclass(broken_class("C31"), Broken)
+
+
+class Raises(Dmirror):
+    async def to_device(self, mm, start, end):
+        raise ZeroDivisionError("in the driver")
+
+
+class Shouts(Dmirror):
+    async def to_device(self, mm, start, end):
+        await traps.oops("shouted")
+        return 0
+
+
+@pytest.mark.parametrize(("driver", "trouble", "word"), [(Raises, Raised, "in the driver"), (Shouts, Stopped, "shouted")])
+def test_what_is_no_broken_clause_has_an_exception_of_its_own(driver, trouble, word):
+    with pytest.raises(trouble, match=word) as caught:
+        run_state_machine(lambda kernel: driver(kernel, "mine"), WAITING, examples=30, seed=0, allow=KNOWN)
+    ((operation,),) = [moment.operations for moment in caught.value.program]
+    assert operation.act is Act.TO_DEVICE
+
+
+def test_a_factory_that_fails_is_told_as_the_drivers():
+    def fails(kernel):
+        raise OSError("no such card")
+
+    with pytest.raises(SubjectError, match=r"fails: its factory raised OSError: no such card"):
+        run_state_machine(fails, WAITING)
+    with pytest.raises(SubjectError, match="its factory returned"):
+        run_state_machine(lambda kernel: 3, WAITING)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.slow
+def test_hypothesis_can_run_the_machine_by_itself():
+    make, generation = mutant("the driver forgets finalize")
+    how = settings(max_examples=20, phases=(Phase.generate,), suppress_health_check=UNFIT_HEALTH_CHECKS)
+    with pytest.raises(broken_class("C07")):
+        run_state_machine_as_test(make_machine(make, generation, allow=KNOWN), settings=how)
+
+
+PRINT = """
+from migrate_vma_conformance.life import Broken
+from migrate_vma_conformance.machine import run_state_machine
+from tests.conformance.test_machine import KNOWN, mutant
+make, generation = mutant("the freed source goes on the LRU")
+try:
+    run_state_machine(make, generation, examples=40, seed=7, allow=KNOWN, findings=1)
+except Broken as broken:
+    print(broken)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_seed_finds_the_same_in_every_process(tmp_path):
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "77")
+    }
+    assert len(said) == 1
+    assert said.pop().startswith("C73 ")
+
+
+@pytest.mark.slow
+def test_an_examination_runs_in_another_process_and_its_findings_come_back_as_text():
+    told = run_one(examine, Examination("test_hmm", "waiting", 30, allow=KNOWN - {"C77"}), seconds=60)
+    assert not isinstance(told, Lost)
+    assert any(one.binding and one.text.startswith("C77 ") for one in told)
