@@ -29,6 +29,7 @@ from attrs import define, frozen
 
 from migrate_vma_conformance.subject import load
 from migrate_vma_conformance.watch import STEP_SECONDS, StepWatch
+from migrate_vma_impl.machine.automaton import told
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -135,6 +136,7 @@ def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, step_se
         os.dup2(2, 1)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    sys.unraisablehook = lambda _: None  # a task that will not end is told as a ModelError, not by Python on standard error
     one = _Once(sender)
     watch = StepWatch(step_seconds, lambda reason: one.give_up(Lost(reason)), load, multiprocessing.parent_process())
     watch.start()
@@ -143,7 +145,7 @@ def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, step_se
     except MemoryError:
         result = Lost(f"the memory limit of {MEMORY_BYTES >> 30} GiB was reached")
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
-        result = Lost(f"the child process failed with {type(error).__name__}: {error}")
+        result = Lost(f"the child process failed with {told(error)}")
     watch.stop()
     one.send(result)
 
@@ -161,7 +163,7 @@ class _Once:
             try:
                 self._sender.send(result)
             except Exception as error:  # noqa: BLE001  (what a result of the caller's code raises when it is pickled)
-                self._sender.send(Lost(f"its result cannot be sent to another process: {type(error).__name__}: {error}"))
+                self._sender.send(Lost(f"its result cannot be sent to another process: {told(error)}"))
         self._sender.close()
 
     def give_up(self, result: Any) -> None:
@@ -194,7 +196,7 @@ def _receive(child: _Child[Any]) -> Any:
     except EOFError:
         dead = True
     except Exception as error:  # noqa: BLE001  (and when it is unpickled)
-        result = Lost(f"its result cannot be read: {type(error).__name__}: {error}")
+        result = Lost(f"its result cannot be read: {told(error)}")
     child.process.join(_PATIENCE)
     if child.process.is_alive():
         _stop(child.process)

@@ -6,6 +6,7 @@ used becomes an error that says what was expected.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -22,6 +23,7 @@ from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.drivers import DRIVERS
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
+from migrate_vma_impl.machine.automaton import told
 from migrate_vma_impl.machine.containers import brief
 
 MakeDriver = Callable[[Kernel], Driver]
@@ -88,6 +90,8 @@ def _trouble(driver: Any, kernel: Kernel) -> str:
         return f"{brief(driver)}; expected an instance of migrate_vma_impl.driver.Driver"
     if getattr(driver, "kernel", None) is not kernel:
         return "a driver of another kernel; expected a new one at each call, made with the kernel that the factory is given"
+    if type(driver.name) is not str:
+        return f"a driver that is called {brief(driver.name)}; expected a word"
     for name in _CALLED:
         if not inspect.iscoroutinefunction(inspect.unwrap(getattr(type(driver), name))):
             return f"a driver whose {name} is no coroutine function; expected `async def {name}`"
@@ -149,15 +153,17 @@ def load(path: str, source: str, expected: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise UsageError(path, source, f"importing {module} failed: {type(error).__name__}: {error}", expected) from error
+        raise UsageError(path, source, f"importing {module} failed: {told(error)}", expected) from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except Exception as error:
-            raise UsageError(path, source, f"{module} has no {part}", f"one of: {listed(_public(found))}") from error
+            raise UsageError(path, source, f"{module} has no {part}", f"one of: {listed(_public(found, part))}") from error
     return found
 
 
-def _public(found: object) -> list[str]:
+def _public(found: object, wanted: str) -> list[str]:
+    """The names most like the one that was wanted, or the first ones."""
     held = getattr(found, "__dict__", {})
-    return sorted(name for name, value in held.items() if callable(value) and not name.startswith("_"))[:12]
+    names = sorted(name for name, value in held.items() if callable(value) and not name.startswith("_"))
+    return difflib.get_close_matches(wanted, names, n=6) or names[:12]

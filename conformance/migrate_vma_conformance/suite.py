@@ -39,15 +39,15 @@ def test_clause(clause: str, migrate_vma_report: Report) -> None:
         _say_broken(clause, migrate_vma_report, broken)
     unknown = _reasons(verdicts, Verdict.INCONCLUSIVE)
     if unknown:
-        pytest.fail(f"{clause} is inconclusive: {unknown}", pytrace=False)
+        pytest.fail(f"{clause}: {unknown}", pytrace=False)
     if not any(verdict.verdict in {Verdict.HOLDS, Verdict.NO_VIOLATION} for verdict in verdicts):
         pytest.skip(_reasons(verdicts) or f"{clause} was not judged")
 
 
 def _say_broken(clause: str, report: Report, broken: Sequence[ClauseVerdict]) -> None:
     about = judged_clauses()[clause]
-    lines = (line for case in cases(report) if case.clause == clause for line in splat(case, about))
-    _tell([Told("\n".join(lines), binding=any(verdict.level is Level.MUST for verdict in broken))])
+    lines = [line for case in cases(report) if case.clause == clause for line in splat(case, about)]
+    _tell([Told("\n".join([f"{clause} {about.name}", *lines]), binding=any(verdict.level is Level.MUST for verdict in broken))])
 
 
 def _reasons(verdicts: Sequence[ClauseVerdict], outcome: Verdict | None = None) -> str:

@@ -40,7 +40,7 @@ from migrate_vma_conformance.watch import forgotten_awaits, raised_at
 from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.generations import Generation
 from migrate_vma_impl.kernel import Kernel
-from migrate_vma_impl.machine.automaton import ModelError
+from migrate_vma_impl.machine.automaton import ModelError, told
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.space import PrologueError, Space
 from migrate_vma_impl.machine.system import Preemption
@@ -139,7 +139,7 @@ def subject_of(unit: Unit) -> Subject:
     except (KitError, MemoryError, Skipped):
         raise
     except Exception as error:
-        raise SubjectError(unit.driver, f"{who} raised {type(error).__name__}: {error}{raised_at(error)}") from error
+        raise SubjectError(unit.driver, f"{who} raised {told(error)}{raised_at(error)}") from error
     known = judged_clauses().values()
     clauses = tuple(clause for clause in known if clause.applies(generation.capabilities) and scenario.concerns(clause.id))
     return Subject(system, unit.preemption, clauses, generation.capabilities)
@@ -165,6 +165,10 @@ def run(unit: Unit) -> Outcome:
             outcome = Outcome(unit, skipped=str(reason))
         except Unconfirmed as trouble:
             outcome = Outcome(unit, failure=f"the model does not repeat itself, or the kit is at fault: {trouble}")
+        except BaseException as error:
+            if isinstance(error, (Exception, KeyboardInterrupt)):
+                raise
+            outcome = Outcome(unit, failure=f"it raised {told(error)}")
     return evolve(outcome, failure="; ".join(filter(None, (*forgotten, outcome.failure))), seconds=time.monotonic() - begin)
 
 

@@ -122,7 +122,9 @@ def broken_alike():
     def broken(name, number):
         return verdict(number, finding(example(number, token=f"mv1.{tokens[name, number]}.00000000")))
 
-    parts = (generation(name, **{number: broken(name, number) for number in ("C41", "C50")}) for name in ("referenced", "trylocked"))
+    parts = (
+        generation(name, **{number: broken(name, number) for number in ("C41", "C50")}) for name in ("referenced", "trylocked")
+    )
     return Report("test_hmm", tuple(parts), 1.0, 0, "migrate-vma check", ())
 
 

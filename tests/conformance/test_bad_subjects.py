@@ -69,6 +69,7 @@ UNKNOWN = {
     "returns_the_unprintable": "its factory raised RuntimeError: not even that",
     "raises": "its factory raised OSError: no such device (drivers.py:",
     "is_async": "write `def`, not `async def`, for the factory itself",
+    "named_by_a_number": "its factory returned a driver that is called 7; expected a word",
     "is_abstract": "Can't instantiate abstract class Unfinished",
     "plain_function": "expected `async def migrate_to_ram`",
     "raises_in_fault": "ValueError: the copy engine is on fire",
@@ -79,6 +80,11 @@ UNKNOWN = {
     "dies": "the child process ended without a result (exit code 7)",
     "is_killed": "the child process was killed by SIGKILL (out of memory?)",
     "hoards": "MemoryError",
+    "raises_the_unsayable": "Unsayable: (it cannot say what)",
+    "raises_at_length": f"ValueError: {'no ' * 100}...",
+    "is_cancelled": "it raised CancelledError",
+    "recurses": "RecursionError: maximum recursion depth exceeded",
+    "catches_everything": "CatchesEverything.migrate_to_ram (",
     "notes_for_ever": "the task loops without any visible step",
     "yields_for_ever_in_to_device": "the prologue did not end within 20,000 steps",
     "never_awaits": "mine.to_device(0, 0, 1) did not bring page 0 to the device: its entry is present",
@@ -331,6 +337,13 @@ def test_what_a_driver_prints_does_not_get_into_the_json():
     assert json.loads(result.stdout)["exit"] == result.returncode == 0
     assert "a fault!" in result.stderr
     assert "and past Python's buffer" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_driver_that_will_not_end_leaves_no_traceback_behind():
+    command = [*COMMAND, "check", f"{SUBJECTS}:catches_everything", "--scenario", "fault-short", "--format", "json"]
+    result = subprocess.run(command, env=ENVIRONMENT, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (3, "")
 
 
 @pytest.mark.slow

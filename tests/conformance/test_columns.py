@@ -8,8 +8,8 @@ import typing
 import pytest
 from attrs import fields
 
+from migrate_vma_conformance.report.callers import function_of
 from migrate_vma_conformance.report.columns import Execution, render
-from migrate_vma_conformance.report.story import function_of
 from migrate_vma_conformance.report.words import describe, entries, fault, pte
 from migrate_vma_spec import events
 from migrate_vma_spec.events import Chose, Event, LockDropped, LockMissed, LockTaken, Oops, Step

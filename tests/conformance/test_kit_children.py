@@ -123,7 +123,7 @@ def test_a_child_ends_when_its_parent_is_gone(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "SUBJECT_PID_FILE": str(told)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
-        wait_until(lambda: told.exists() and told.read_text())
+        wait_until(lambda: parent.poll() is not None or (told.exists() and told.read_text()))
         child = int(told.read_text())
         assert alive(child)
         parent.kill()

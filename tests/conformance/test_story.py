@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from migrate_vma_conformance.report.story import Execution, rolled, tell
+from migrate_vma_conformance.report.execution import Execution, rolled
+from migrate_vma_conformance.report.story import tell
 from migrate_vma_spec import events as e
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Pte, PteKind, migrate_pfn

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from attrs import frozen
 
-from migrate_vma_conformance.report.story import Execution, rolled
+from migrate_vma_conformance.report.execution import Execution, rolled
 from migrate_vma_conformance.report.table import clause_key
 from migrate_vma_conformance.scenarios import SCENARIOS
 from migrate_vma_conformance.verdict import ClauseVerdict, Counterexample, Report, simplicity

@@ -14,8 +14,9 @@ from itertools import zip_longest
 
 from attrs import define, field
 
+from migrate_vma_conformance.report.execution import Execution, rolled
 from migrate_vma_conformance.report.layout import WIDTH, paragraph
-from migrate_vma_conformance.report.story import Execution, Line, rolled, tell
+from migrate_vma_conformance.report.story import Line, tell
 
 __all__ = ["MOST_COLUMNS", "Execution", "render"]
 

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from migrate_vma_conformance.report.callers import told
 from migrate_vma_conformance.report.cases import Case, cases, execution_of
 from migrate_vma_conformance.report.columns import MOST_COLUMNS
+from migrate_vma_conformance.report.execution import Execution, rolled
 from migrate_vma_conformance.report.layout import short
 from migrate_vma_conformance.report.outcome import column_sentence, result_sentence
 from migrate_vma_conformance.report.splat import facts, replay_command, title, why_for_ever
-from migrate_vma_conformance.report.story import Execution, Line, rolled, tell, told
+from migrate_vma_conformance.report.story import Line, tell
 from migrate_vma_conformance.report.table import MEANINGS, cell, clause_key, evidence_rows, evidence_title
 from migrate_vma_conformance.verdict import ClauseVerdict, Report, Verdict
 from migrate_vma_spec.registry import Clause, Level

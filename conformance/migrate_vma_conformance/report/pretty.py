@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 
 from migrate_vma_conformance.report.cases import by_clause, cases, drawn_with, played_by
 from migrate_vma_conformance.report.columns import render as render_columns
+from migrate_vma_conformance.report.execution import Execution
 from migrate_vma_conformance.report.layout import labelled, paragraph, shell_command
 from migrate_vma_conformance.report.outcome import column_sentence, result_sentence
 from migrate_vma_conformance.report.splat import replay_command, splat, why_for_ever
-from migrate_vma_conformance.report.story import Execution
 from migrate_vma_conformance.report.table import clause_key, evidence_table, runs, verdict_table
 from migrate_vma_conformance.verdict import ClauseVerdict, GenerationReport, Replay, Report, Verdict
 from migrate_vma_spec.registry import Clause

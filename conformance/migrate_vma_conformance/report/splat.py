@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from migrate_vma_conformance.options import Fairness
+from migrate_vma_conformance.report.callers import function_of, names_itself, told
 from migrate_vma_conformance.report.cases import Case, execution_of, played_by, preemption_of
 from migrate_vma_conformance.report.columns import render
 from migrate_vma_conformance.report.layout import WIDTH, labelled, paragraph, shell_command
-from migrate_vma_conformance.report.story import function_of, names_itself, told
 from migrate_vma_conformance.scenarios import SCENARIOS
 from migrate_vma_conformance.verdict import Counterexample
 from migrate_vma_impl.machine.system import Preemption

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Coroutine, Hashable
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
@@ -20,6 +21,8 @@ from migrate_vma_impl.machine.local_state import Canon, NotMergeable, local_stat
 from migrate_vma_impl.machine.system import Task
 from migrate_vma_impl.machine.traps import Abandoned, Kind, Trap
 from migrate_vma_spec.events import Event
+
+_MACHINE = str(Path(__file__).parent)
 
 NOTE_LIMIT = 10_000
 """More notes in a row than this, and the task is looping without touching anything."""
@@ -30,6 +33,10 @@ CURE = (
     "by the order of a set"
 )
 """For whoever wrote a model that does not repeat itself."""
+
+
+ABANDON_LIMIT = 100
+"""How often a task may go on, in `finally` blocks inside one another, when it is to end."""
 
 
 class ModelError(Exception):
@@ -84,7 +91,7 @@ def drive(coroutine: Coroutine[Any, Any, None], answer: Any) -> Trap | Ended:
     except StopIteration:
         return Ended()
     except Exception as error:  # noqa: BLE001  (whatever it is, it is how the task ends)
-        return Ended(f"{type(error).__name__}{f': {error}' if str(error) else ''}{_place(error)}")
+        return Ended(f"{told(error)}{_place(error)}")
     if not isinstance(trap, Trap):
         where = _innermost(coroutine)
         abandon(coroutine)
@@ -92,12 +99,23 @@ def drive(coroutine: Coroutine[Any, Any, None], answer: Any) -> Trap | Ended:
     return trap
 
 
+def told(error: BaseException, limit: int = 300) -> str:
+    """An exception of code that is not ours, as a message shows it: whatever its own message is, or does."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  (its __str__ is not ours either)
+        text = "(it cannot say what)"
+    return f"{type(error).__name__}{': ' if text else ''}{text if len(text) <= limit else f'{text[:limit]}...'}"
+
+
 def _innermost(coroutine: Any) -> str:
-    """The function in which a coroutine is suspended, as far as that can be seen."""
+    """The function in which a coroutine is suspended, as far as that can be seen, but for those of the machine."""
+    where = coroutine
     while hasattr(coroutine.cr_await, "cr_code"):
         coroutine = coroutine.cr_await
-    code = coroutine.cr_code
-    return f"{code.co_qualname} ({code.co_filename}:{coroutine.cr_frame.f_lineno})"
+        if not coroutine.cr_code.co_filename.startswith(_MACHINE):
+            where = coroutine
+    return f"{where.cr_code.co_qualname} ({where.cr_code.co_filename}:{where.cr_frame.f_lineno})"
 
 
 def _alike(one: Trap | None, other: Trap | None) -> bool:
@@ -130,11 +148,12 @@ def abandon(coroutine: Coroutine[Any, Any, None]) -> None:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         return
-    for _ in range(NOTE_LIMIT):
+    for _ in range(ABANDON_LIMIT):
         try:
             coroutine.throw(Abandoned())
         except BaseException:  # noqa: BLE001  (whatever it is, it is how the task ends)
             return
+    raise ModelError(f"{_innermost(coroutine)} catches every exception and goes on: it must let `traps.Abandoned` pass")
 
 
 class Automaton:

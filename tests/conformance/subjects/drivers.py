@@ -5,6 +5,7 @@ Written against the names that docs/writing-a-driver.md gives. Each class is its
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
@@ -93,6 +94,40 @@ class Hoards(Wide):
         held = []
         while True:
             held.append(bytes(1 << 28))
+
+
+class Unsayable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even that")
+
+
+class RaisesTheUnsayable(Wide):
+    async def migrate_to_ram(self, vmf):
+        raise Unsayable
+
+
+class RaisesAtLength(Wide):
+    async def migrate_to_ram(self, vmf):
+        raise ValueError("no " * 1_000_000)
+
+
+class IsCancelled(Wide):
+    async def migrate_to_ram(self, vmf):
+        raise asyncio.CancelledError
+
+
+class Recurses(Wide):
+    async def migrate_to_ram(self, vmf):
+        return await self.migrate_to_ram(vmf)
+
+
+class CatchesEverything(Wide):
+    async def migrate_to_ram(self, vmf):
+        while True:
+            try:
+                await traps.cond_resched()
+            except BaseException:  # noqa: BLE001, S112
+                continue
 
 
 # ---- it does not end -------------------------------------------------------------------------------------------------
@@ -371,6 +406,11 @@ exits = factory_of(Exits)
 dies = factory_of(Dies)
 is_killed = factory_of(IsKilled)
 hoards = factory_of(Hoards)
+raises_the_unsayable = factory_of(RaisesTheUnsayable)
+raises_at_length = factory_of(RaisesAtLength)
+is_cancelled = factory_of(IsCancelled)
+recurses = factory_of(Recurses)
+catches_everything = factory_of(CatchesEverything)
 spins_in_fault = factory_of(SpinsInFault)
 spins_in_to_device = factory_of(SpinsInToDevice)
 spins_and_swallows = factory_of(SpinsAndSwallows)
@@ -440,6 +480,10 @@ class Unfinished(Driver):
 
 def is_abstract(kernel):
     return Unfinished(kernel, "mine")
+
+
+def named_by_a_number(kernel):
+    return Wide(kernel, 7)
 
 
 class Unprintable:
