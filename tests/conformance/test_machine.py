@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from migrate_vma_conformance import kit
 from migrate_vma_conformance.errors import SubjectError
 from migrate_vma_conformance.life import Broken, Raised, Stopped, broken_class
 from migrate_vma_conformance.machine import UNFIT_HEALTH_CHECKS, Examination, examine, make_machine, run_state_machine
@@ -163,3 +166,9 @@ def test_an_examination_runs_in_another_process_and_its_findings_come_back_as_te
     told = run_one(examine, Examination("test_hmm", "waiting", 30, allow=KNOWN - {"C77"}), seconds=60)
     assert not isinstance(told, Lost)
     assert any(one.binding and one.text.startswith("C77 ") for one in told)
+
+
+def test_one_module_imports_hypothesis():
+    package = Path(kit.__file__).parent
+    users = {path.name for path in package.rglob("*.py") if re.search(r"^(from|import) hypothesis", path.read_text(), re.MULTILINE)}
+    assert users == {"machine.py"}

@@ -62,7 +62,7 @@ class Node:
     depth: int
     parent: Node | None
     answers: tuple[Any, ...]
-    edges: dict[Hashable, Edge] = field(factory=dict)
+    edges: dict[Hashable, Edge] = field(factory=dict[Hashable, "Edge"])
     live: Coroutine[Any, Any, None] | None = None
 
     @property
