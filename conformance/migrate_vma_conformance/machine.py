@@ -205,7 +205,7 @@ def run_state_machine(
     """
     record = find_generation(generation) if isinstance(generation, str) else generation
     machine = make_machine(make_driver, record, preemption=preemption, allow=allow)
-    found = _find(machine, _settings(examples, steps), seed, findings)
+    found = _find(machine, _settings(examples, steps, seed), seed, findings)
     if len(found) == 1:
         raise found[0]
     if found:
@@ -226,8 +226,8 @@ def _find(machine: type[ContractMachine], how: settings, seed: int | None, most:
     return found
 
 
-def _settings(examples: int, steps: int) -> settings:
-    return settings(
+def _settings(examples: int, steps: int, seed: int | None) -> settings:
+    how = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
@@ -235,6 +235,8 @@ def _settings(examples: int, steps: int) -> settings:
         phases=(Phase.explicit, Phase.reuse, Phase.generate),
         suppress_health_check=UNFIT_HEALTH_CHECKS,
     )
+    # What failed before would come first, and a seed would not give the same in every place.
+    return how if seed is None else settings(how, database=None)
 
 
 def _first(machine: type[ContractMachine], how: settings, seed: int | None) -> Trouble | None:
@@ -278,7 +280,7 @@ def examine(asked: Examination) -> tuple[Told, ...]:
     if make is None:
         raise SubjectError(asked.driver, "it has no variant that calls refill_fault_entry")
     machine = make_machine(make, find_generation(asked.generation), allow=asked.allow, title=asked.driver)
-    found = _find(machine, _settings(asked.examples, asked.steps), asked.seed, 3)
+    found = _find(machine, _settings(asked.examples, asked.steps, asked.seed), asked.seed, 3)
     return tuple(Told(str(trouble), _binds(trouble)) for trouble in found)
 
 

@@ -34,8 +34,9 @@ from migrate_vma_impl.machine.automaton import told
 U = TypeVar("U")
 R = TypeVar("R")
 
-MEMORY_BYTES = 6 << 30
-"""The address space of a child."""
+MOST_MEMORY = 6 << 30
+LEAST_MEMORY = 2 << 30
+"""The address space of a child, in bytes: its share of three quarters of the machine's memory, within these."""
 
 _PRELOAD = ["migrate_vma_conformance.unit"]
 _PATIENCE = 2.0
@@ -71,13 +72,15 @@ def run_all(
         seconds: what one unit may take, wall clock.
     """
     context = multiprocessing.get_context("forkserver")
+    limits = _Limits(min(seconds, STEP_SECONDS), _memory(jobs))
     waiting = list(enumerate(units))[::-1]
     running: list[_Child[U]] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 place, unit = waiting.pop()
-                running.append(_start(context, function, unit, place, seconds))
+                process, receiver = _start(context, function, unit, limits)
+                running.append(_Child(unit, place, process, receiver, time.monotonic() + seconds))
             for child, result in _collect(running, seconds):
                 running.remove(child)
                 yield child.place, result
@@ -92,14 +95,30 @@ def run_one(function: Callable[[U], R], unit: U, *, seconds: float) -> R | Lost:
     return result
 
 
-def _start(context: ForkServerContext, function: Callable[[U], R], unit: U, place: int, seconds: float) -> _Child[U]:
+@frozen
+class _Limits:
+    """What a child is held to from within: seconds for one step, bytes of address space."""
+
+    step_seconds: float
+    memory: int
+
+
+def _memory(jobs: int) -> int:
+    """What each of so many children may have, so that all of them together leave the machine alive."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(MOST_MEMORY, max(LEAST_MEMORY, there * 3 // 4 // jobs))
+
+
+def _start(
+    context: ForkServerContext, function: Callable[[U], R], unit: U, limits: _Limits
+) -> tuple[BaseProcess, Connection]:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(function, unit, sender, min(seconds, STEP_SECONDS)), daemon=True)
+    process = context.Process(target=_work, args=(function, unit, sender, limits), daemon=True)
     with _main_hidden():
         _start_server(context)
         process.start()
     sender.close()
-    return _Child(unit, place, process, receiver, time.monotonic() + seconds)
+    return process, receiver
 
 
 @contextlib.contextmanager
@@ -130,20 +149,20 @@ def _start_server(context: ForkServerContext) -> None:
 # ---- in the child ----------------------------------------------------------------------------------------------------
 
 
-def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, step_seconds: float) -> None:
+def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, limits: _Limits) -> None:
     """What a child does."""
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
     sys.unraisablehook = lambda _: None  # a task that will not end is told as a ModelError, not by Python on standard error
     one = _Once(sender)
-    watch = StepWatch(step_seconds, lambda reason: one.give_up(Lost(reason)), load, multiprocessing.parent_process())
+    watch = StepWatch(limits.step_seconds, lambda reason: one.give_up(Lost(reason)), load, multiprocessing.parent_process())
     watch.start()
     try:
         result = function(unit)
     except MemoryError:
-        result = Lost(f"the memory limit of {MEMORY_BYTES >> 30} GiB was reached")
+        result = Lost(f"the memory limit of {limits.memory / (1 << 30):.3g} GiB was reached")
     except BaseException as error:  # noqa: BLE001  (whatever it is, the parent is to know)
         result = Lost(f"the child process failed with {told(error)}")
     watch.stop()

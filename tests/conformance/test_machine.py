@@ -170,5 +170,7 @@ def test_an_examination_runs_in_another_process_and_its_findings_come_back_as_te
 
 def test_one_module_imports_hypothesis():
     package = Path(kit.__file__).parent
-    users = {path.name for path in package.rglob("*.py") if re.search(r"^(from|import) hypothesis", path.read_text(), re.MULTILINE)}
+    users = {
+        path.name for path in package.rglob("*.py") if re.search(r"^(from|import) hypothesis", path.read_text(), re.MULTILINE)
+    }
     assert users == {"machine.py"}
