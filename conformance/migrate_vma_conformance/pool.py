@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -151,6 +152,7 @@ def _start_server(context: ForkServerContext) -> None:
 
 def _work(function: Callable[[Any], Any], unit: Any, sender: Connection, limits: _Limits) -> None:
     """What a child does."""
+    gc.disable()  # a search keeps millions of tuples and drops few, and the child ends with it
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
     with contextlib.suppress(ValueError, OSError):
