@@ -54,13 +54,22 @@ DEVICE_FRAMES = 100
 
 @frozen
 class Config:
-    """How large the system is. `processes` address spaces live at boot, the rest of `mms` are free for fork."""
+    """How large the system is. `processes` address spaces live at boot, the rest of `mms` are free for fork.
+
+    What is 0 is not there, and costs no state: `pmd_order` (a leaf of the middle level maps 1 << pmd_order pages), `swap_slots`,
+    `files` of `file_pages` pages each. `vma_locks`: faults try the VMA's own lock first, without mmap_lock.
+    """
 
     cpus: int = 2
     system_frames: int = 4
     addresses: int = 4
     mms: int = 2
     processes: int = 1
+    pmd_order: int = 0
+    swap_slots: int = 0
+    files: int = 0
+    file_pages: int = 4
+    vma_locks: bool = False
 
 
 @define(eq=False)

@@ -9,6 +9,9 @@ Rules:
   `lru_add_drain_all`; every other kind is a driver's.
 - A device, the owner of its pages (pgmap_owner) and the driver behind both have one name.
 - A field that a real trace cannot show is None, and None is never judged. An argument that is NULL is None as well.
+- `pfn` is a page's own frame. Of a folio of several pages the counts, the lock and the LRU state are those of its first frame,
+  its head; `RmapAdded` and `RmapRemoved` name the page that is mapped, and `mapcount` counts the folio's mappings, of any size.
+- A leaf at the middle level of the page table maps `pages` pages from `addr` on: `Pmd...` events. An entry below it: `Pte...`.
 - A trace begins with the events that build its first state (`FrameAdded`, `MmCreated`, `VmaMapped`, ...).
 """
 
@@ -134,11 +137,15 @@ class FrameAdded(Event):
 
 @frozen
 class FolioAllocated(Event):
-    """Taken from its allocator with one reference. Device pages come locked (zone_device_page_init)."""
+    """Taken from its allocator with one reference. Device pages come locked (zone_device_page_init).
+
+    A folio of 1 << `order` pages has the frames from `pfn` on.
+    """
 
     pfn: int
     refcount: int
     locked: bool
+    order: int = 0
 
 
 @frozen
@@ -150,9 +157,32 @@ class AllocationFailed(Event):
 
 @frozen
 class FolioFreed(Event):
-    """Returned to its allocator, after its last reference was put and its driver's free callback ran."""
+    """Returned to its allocator, after its last reference was put and its driver's free callback ran: 1 << `order` pages."""
 
     pfn: int
+    order: int = 0
+
+
+@frozen
+class FolioSplit(Event):
+    """A locked folio of 1 << `order` pages became folios of 1 << `new_order`, whose heads have these references and mappings.
+
+    All of them are locked now, by the task that splits; flags, charge and place in the reverse map are those of the old one.
+    """
+
+    pfn: int
+    order: int
+    new_order: int
+    refcounts: tuple[int, ...]
+    mapcounts: tuple[int, ...]
+
+
+@frozen
+class SplitCallback(Event):
+    """The driver's folio_split: `pfn` is the head that was split, `tail` one of the new heads; None at the end of the split."""
+
+    pfn: int
+    tail: int | None
 
 
 @frozen
@@ -199,6 +229,20 @@ class FolioUnlocked(Event):
 
 @frozen
 class FolioDirtied(Event):
+    pfn: int
+
+
+@frozen
+class FolioCleaned(Event):
+    """The dirty flag is gone: the contents were written where they belong, or nobody wants them (MADV_FREE)."""
+
+    pfn: int
+
+
+@frozen
+class FolioLazyfreed(Event):
+    """MADV_FREE: the contents may be dropped instead of swapped, unless the page is written again."""
+
     pfn: int
 
 
@@ -269,11 +313,14 @@ class MemcgUncharged(Event):
 
 @frozen
 class RmapAdded(Event):
+    """One more mapping: of a page, or by one leaf of `pages` pages from `pfn` on."""
+
     pfn: int
     mm: int
     addr: int
     mapcount: int
     exclusive: bool
+    pages: int = 1
 
 
 @frozen
@@ -282,6 +329,7 @@ class RmapRemoved(Event):
     mm: int
     addr: int
     mapcount: int
+    pages: int = 1
 
 
 @frozen
@@ -330,6 +378,53 @@ class FlagsMoved(Event):
     dst: int
 
 
+# ---- page cache and swap ---------------------------------------------------------------------------------------------
+
+
+@frozen
+class PageCacheAdded(Event):
+    """The page cache holds this folio for page `index` of a file, with a reference of its own. A shared anonymous mapping is
+    one of a file without a name (mm/shmem.c).
+    """
+
+    pfn: int
+    file: int
+    index: int
+    refcount: int
+
+
+@frozen
+class PageCacheRemoved(Event):
+    pfn: int
+    file: int
+    index: int
+    refcount: int
+
+
+@frozen
+class SwapCacheAdded(Event):
+    """The swap cache holds this folio for a swap slot, with a reference of its own."""
+
+    pfn: int
+    swap: int
+    refcount: int
+
+
+@frozen
+class SwapCacheRemoved(Event):
+    pfn: int
+    swap: int
+    refcount: int
+
+
+@frozen
+class SwapCounted(Event):
+    """The number of page-table entries that hold the swap slot has changed; with 0, and no page in the swap cache, it is free."""
+
+    swap: int
+    count: int
+
+
 # ---- contents --------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +460,24 @@ class PageCleared(Event):
     pfn: int
 
 
+@frozen
+class PageFilled(Event):
+    """A page was read in: from page `index` of a file, or from a swap slot (`file` None)."""
+
+    pfn: int
+    file: int | None
+    index: int
+
+
+@frozen
+class PageWritten(Event):
+    """A page was written out: to page `index` of a file, or to a swap slot (`file` None)."""
+
+    pfn: int
+    file: int | None
+    index: int
+
+
 # ---- page tables and TLBs --------------------------------------------------------------------------------------------
 
 
@@ -384,9 +497,62 @@ class PteChanged(Event):
 
 
 @frozen
-class CacheFlushed(Event):
+class PmdRead(Event):
+    """The entry of the middle level for the `pages` pages from `addr` on."""
+
     mm: int
     addr: int
+    pages: int
+    pmd: Pte
+
+
+@frozen
+class PmdChanged(Event):
+    mm: int
+    addr: int
+    pages: int
+    old: Pte
+    new: Pte
+
+
+@frozen
+class PmdSplit(Event):
+    """A leaf became a page table with these entries, which map the same pages (__split_huge_pmd)."""
+
+    mm: int
+    addr: int
+    old: Pte
+    ptes: tuple[Pte, ...]
+
+
+@frozen
+class CacheFlushed(Event):
+    """flush_cache_page, or flush_cache_range of `pages` pages."""
+
+    mm: int
+    addr: int
+    pages: int = 1
+
+
+@frozen
+class LazyMmuEntered(Event):
+    """arch_enter_lazy_mmu_mode: until it is left, changed entries need not have reached the page table that a CPU walks."""
+
+    mm: int
+
+
+@frozen
+class LazyMmuLeft(Event):
+    mm: int
+
+
+@frozen
+class FlushDeferred(Event):
+    """set_tlb_ubc_flush_pending: the flush of cleared entries is owed by this task, for all that it unmaps in one batch."""
+
+    mm: int
+    start: int
+    end: int
 
 
 @frozen
@@ -451,11 +617,38 @@ class MmPut(Event):
 
 @frozen
 class VmaMapped(Event):
+    """[start, end) is mapped: private anonymous memory (`anonymous`), or a file from its page `index` on.
+
+    A private mapping of a file is not anonymous, though pages that were written through it are.
+    """
+
     mm: int
     start: int
     end: int
     flags: VmFlags
     anonymous: bool
+    file: int | None = None
+    index: int = 0
+
+
+@frozen
+class VmaChanged(Event):
+    """The flags of what is mapped in [start, end) changed (mprotect, madvise, userfaultfd, clear_refs)."""
+
+    mm: int
+    start: int
+    end: int
+    flags: VmFlags
+
+
+@frozen
+class VmaMoved(Event):
+    """mremap made what is mapped in [start, end) appear at `to`; the page tables follow entry by entry."""
+
+    mm: int
+    start: int
+    end: int
+    to: int
 
 
 @frozen
@@ -532,12 +725,25 @@ class IntervalRetry(Event):
 
 @frozen
 class FaultBegan(Event):
-    """handle_mm_fault, by a CPU's access or by hmm_range_fault (`device` True)."""
+    """handle_mm_fault, by a CPU's access or by hmm_range_fault (`device` True).
+
+    `vma_lock`: under the VMA's own lock, without mmap_lock.
+    """
 
     mm: int
     addr: int
     write: bool
     device: bool = False
+    vma_lock: bool = False
+
+
+@frozen
+class UserfaultRaised(Event):
+    """handle_userfault tells the monitor of a fault: of a missing page, or (`write_protected`) of a write that it guards."""
+
+    mm: int
+    addr: int
+    write_protected: bool
 
 
 @frozen

@@ -42,10 +42,12 @@ class VmFault(enum.IntFlag):
     NONE = 0
     OOM = 0x1
     SIGBUS = 0x2
+    MAJOR = 0x4
     HWPOISON = 0x10
     SIGSEGV = 0x40
     NOPAGE = 0x100
     RETRY = 0x400
+    FALLBACK = 0x800
 
 
 class VmFlags(enum.IntFlag):
@@ -55,12 +57,17 @@ class VmFlags(enum.IntFlag):
     READ = 0x1
     WRITE = 0x2
     SHARED = 0x8
+    UFFD_MISSING = 0x200
     PFNMAP = 0x400
+    UFFD_WP = 0x1000
+    LOCKED = 0x2000
     IO = 0x4000
     DONTEXPAND = 0x40000
     HUGETLB = 0x400000
+    SOFTDIRTY = 0x8000000
     MIXEDMAP = 0x10000000
-    UFFD_MISSING = 0x200
+    HUGEPAGE = 0x20000000
+    NOHUGEPAGE = 0x40000000
     DAX = 1 << 40
 
 
@@ -75,9 +82,13 @@ class Errno(enum.IntEnum):
     EINTR = 4
     EAGAIN = 11
     ENOMEM = 12
+    EACCES = 13
     EFAULT = 14
     EBUSY = 16
+    EEXIST = 17
     EINVAL = 22
+    ENOSPC = 28
+    EOPNOTSUPP = 95
 
 
 class Memory(enum.Enum):
@@ -89,22 +100,32 @@ class Memory(enum.Enum):
 
 
 class PteKind(enum.Enum):
-    """What a page-table entry holds."""
+    """What a page-table entry holds. TABLE is for the middle level alone: a page table hangs there, and no leaf.
+
+    MARKER is a pte marker that keeps uffd-wp where no page is. ZERO at the middle level is the huge zero page.
+    """
 
     NONE = "none"
     PRESENT = "present"
     ZERO = "zero"
     MIGRATION = "migration"
     DEVICE_PRIVATE = "device-private"
+    EXCLUSIVE = "device-exclusive"
+    SWAP = "swap"
+    MARKER = "marker"
+    HWPOISON = "hwpoison"
+    TABLE = "table"
 
 
 @frozen
 class Pte:
-    """One page-table entry. A bit that the entry's kind cannot carry is False.
+    """One page-table entry, or the entry of the middle level (a PMD). A bit that the entry's kind cannot carry is False.
 
-    `write` is the present entry's permission, or writable for a migration or device-private entry; `exclusive` is the
-    readable-exclusive migration entry (include/linux/swapops.h), and False elsewhere: a present page's exclusivity is the
-    page's own flag. `young` and `dirty` are carried by present and migration entries only.
+    `write` is the present entry's permission, or writable for a migration, device-private or device-exclusive entry;
+    `exclusive` is the readable-exclusive migration entry or the swap entry's exclusive marker (include/linux/swapops.h), and
+    False elsewhere: a present page's exclusivity is the page's own flag. `young` and `dirty` are carried by present and
+    migration entries only. `pfn` is the page's own frame, the first one of a leaf at the middle level. `swap` is the swap slot
+    that a swap entry names, which names no frame.
     """
 
     kind: PteKind = PteKind.NONE
@@ -115,6 +136,7 @@ class Pte:
     dirty: bool = False
     soft_dirty: bool = False
     uffd_wp: bool = False
+    swap: int | None = None
 
 
 PTE_NONE = Pte()
@@ -145,6 +167,8 @@ class NotifyReason(enum.Enum):
     CLEAR = "clear"
     PROTECTION = "protection"
     MIGRATE = "migrate"
+    PROTECTION_PAGE = "protection of a page"
+    SOFT_DIRTY = "soft-dirty"
     RELEASE = "release"
     EXCLUSIVE = "exclusive"
 

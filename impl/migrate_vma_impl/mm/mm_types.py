@@ -39,7 +39,13 @@ class Waiter:
 
 @frozen
 class FolioState:
-    """struct folio. `charged` is its memcg charge, `exclusive` PageAnonExclusive, `anon_vma` its mapping if it is anonymous.
+    """struct folio, and struct page where a folio has several. The slot of each frame holds one.
+
+    A folio of 1 << `order` pages keeps its counts, lock and flags in the slot of its first frame, the head; `mapcount` is
+    folio_mapcount there. A tail page has `head` set, and keeps nothing but `exclusive`, which belongs to each page.
+
+    `charged` is its memcg charge, `exclusive` PageAnonExclusive, `anon_vma` its mapping if it is anonymous, `file` if it belongs
+    to a file, at page `index` of either; `swap` is its slot in the swap cache.
 
     `queue` is PG_locked's wait queue; `handed` names the task that an unlock gave the lock to. `pins` counts the references among
     `refcount` that are pins (folio_maybe_dma_pinned): a page under DMA, which must not move.
@@ -63,6 +69,10 @@ class FolioState:
     anon_vma: int | None = None
     index: int | None = None
     zone_device_data: Hashable = None
+    order: int = 0
+    head: int | None = None
+    file: int | None = None
+    swap: int | None = None
 
     @property
     def is_zone_device(self) -> bool:
@@ -89,7 +99,9 @@ class Mm:
 class Vma:
     """struct vm_area_struct, as a value: it changes only under mmap_lock for writing. [start, end) in virtual page numbers.
 
-    `anon_vma` is the number of the anon_vma that its anonymous folios belong to, shared with forked children; None for a file.
+    `anon_vma` is the number of the anon_vma that its anonymous folios belong to, shared with forked children; None for a shared
+    mapping. `pgoff` is the page of the mapping that `start` shows: of the file where there is one, else of the anonymous memory
+    itself (the address at which it was first mapped), so that it stays with the memory when mremap moves it.
     """
 
     mm: Mm
@@ -97,6 +109,8 @@ class Vma:
     end: int
     flags: VmFlags
     anon_vma: int | None
+    file: int | None = None
+    pgoff: int = 0
 
 
 @frozen
@@ -117,6 +131,17 @@ class PteSlot:
     addr: int
 
     empty = PTE_NONE
+
+
+@frozen
+class PmdSlot:
+    """The entry of the middle level for the `addr`-aligned pages of an address space, and the key of its slot (a Pte).
+
+    PTE_NONE, a leaf, or PteKind.TABLE. There are none where Config.pmd_order is 0: a page table then hangs everywhere.
+    """
+
+    mm: int
+    addr: int
 
 
 @frozen
