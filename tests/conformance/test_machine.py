@@ -163,7 +163,7 @@ def test_the_same_seed_finds_the_same_in_every_process(tmp_path):
 
 @pytest.mark.slow
 def test_an_examination_runs_in_another_process_and_its_findings_come_back_as_text():
-    told = run_one(examine, Examination("test_hmm", "waiting", 30, allow=KNOWN - {"C77"}), seconds=60)
+    told = run_one(examine, Examination("test_hmm", "waiting", 200, allow=KNOWN - {"C77"}), seconds=60)
     assert not isinstance(told, Lost)
     assert any(one.binding and one.text.startswith("C77 ") for one in told)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from attrs import define, field, frozen
 
@@ -36,14 +36,14 @@ class Graph:
 
     space: Space
     product: Product
-    states: list[State] = field(factory=list)
-    contracts: list[int] = field(factory=list)
-    parents: list[int] = field(factory=list)
-    arrived: list[Transition | None] = field(factory=list)
-    out: list[list[tuple[Transition, int]] | None] = field(factory=list)
-    breaks: dict[str, Break] = field(factory=dict)
-    errors: dict[str, int] = field(factory=dict)
-    deadlocks: list[int] = field(factory=list)
+    states: list[State] = field(factory=list[State])
+    contracts: list[int] = field(factory=list[int])
+    parents: list[int] = field(factory=list[int])
+    arrived: list[Transition | None] = field(factory=list["Transition | None"])
+    out: list[list[tuple[Transition, int]] | None] = field(factory=list["list[tuple[Transition, int]] | None"])
+    breaks: dict[str, Break] = field(factory=dict[str, Break])
+    errors: dict[str, int] = field(factory=dict[str, int])
+    deadlocks: list[int] = field(factory=list[int])
     complete: bool = True
     cut: str = ""
     _parts: list[frozenset[int]] | None = None
@@ -129,7 +129,7 @@ def explore(
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_collection() -> Generator[None]:
     """Millions of tuples and no garbage: the collector would walk them all again and again."""
     enabled = gc.isenabled()
     gc.disable()

@@ -180,13 +180,13 @@ def starved_tasks(region: Region, part: frozenset[int]) -> list[int]:
 def witness(region: Region, part: frozenset[int], fairness: Fairness, kind: Progress) -> Lasso:
     """A fair cycle through `part`, short but not promised to be the shortest, from its state nearest to the first one."""
     start = min(part)
-    home: Want = At(frozenset({start}))
-    wanted = _obligations(region, part, fairness)
+    homewards: list[Want] = [At(frozenset({start}))]
+    wanted: list[Want] = _obligations(region, part, fairness)
     state = start
     moves: list[Transition] = []
     states: list[int] = []
     while wanted or not moves or state != start:
-        for before, move, after in _walk(region, part, state, wanted or [home]):
+        for before, move, after in _walk(region, part, state, wanted or homewards):
             moves.append(move)
             states.append(before)
             wanted = [want for want in wanted if not want.met(move, after)]

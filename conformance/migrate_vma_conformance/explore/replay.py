@@ -147,7 +147,7 @@ def check_cycle(
             inside = schedule.cycle is not None and count >= schedule.cycle
             if count == schedule.cycle:
                 before = run.state_key()
-            able = set(run.runnable()) if inside else set()
+            able = set(run.runnable()) if inside else set[int]()
             pick = follower.pick(run)
             if pick is None:
                 break

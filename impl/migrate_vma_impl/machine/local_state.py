@@ -16,8 +16,8 @@ import enum
 import functools
 import gc
 import types
-from collections.abc import Coroutine, Hashable
-from typing import Any
+from collections.abc import Coroutine, Generator, Hashable
+from typing import Any, cast
 
 from migrate_vma_impl.machine.traps import Trap
 
@@ -45,11 +45,12 @@ class Canon:
         self._alive: list[object] = []
 
     def value(self, value: Any) -> Hashable:
-        kind = type(value)
+        kind = cast("Any", type(value))
         if kind in _SCALARS:
             return kind, value
         if isinstance(value, enum.Enum):
-            return kind, value.name if value.name is not None else value.value
+            name = cast("str | None", value.name)  # None for a number that no flag names
+            return kind, value.value if name is None else name
         if getattr(kind, "canonical_constant", False) or isinstance(value, _NAMED):
             return "constant", id(value)
         if kind is tuple:
@@ -146,7 +147,7 @@ def local_state_key(coroutine: Coroutine[Any, Any, Any], trap: Trap) -> Hashable
 
 
 @types.coroutine
-def _pause() -> Any:
+def _pause() -> Generator[None, object, object]:
     return (yield)
 
 

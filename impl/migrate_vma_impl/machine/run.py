@@ -30,7 +30,7 @@ class _Live:
     depth: int = 0
     count: int = 0
     started: bool = False
-    asked: dict[str, int] = field(factory=dict)
+    asked: dict[str, int] = field(factory=dict[str, int])
 
     @property
     def trap(self) -> Trap | None:

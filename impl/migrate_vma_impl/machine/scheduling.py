@@ -53,12 +53,17 @@ class Operation:
             result = self.effect(*values, *self.args)
         except Exception as error:
             raise ModelError(f"the effect {self.effect.__qualname__} raised {type(error).__name__}: {error}") from error
-        if result is not None and (not isinstance(result, tuple) or len(result) != 3 or len(result[0]) != len(self.slots)):
+        if not _is_outcome(result, len(self.slots)):
             raise ModelError(
                 f"the effect {self.effect.__qualname__} returned {result!r}; "
                 f"expected None or (a tuple of {len(self.slots)} new values, an answer, an event)"
             )
         return result
+
+
+def _is_outcome(result: Any, slots: int) -> bool:
+    """Effects of third parties need not type-check."""
+    return result is None or (isinstance(result, tuple) and len(result) == 3 and len(result[0]) == slots)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def resolve(trap: Trap, task: Task, index: Mapping[Key, int]) -> Operation:

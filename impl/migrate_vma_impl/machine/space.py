@@ -46,8 +46,8 @@ class Transition:
 class _Table:
     """The values that one slot has taken, numbered; typed, so that True is not 1."""
 
-    values: list[Any] = field(factory=list)
-    numbers: dict[Hashable, int] = field(factory=dict)
+    values: list[Any] = field(factory=list[Any])
+    numbers: dict[Hashable, int] = field(factory=dict[Hashable, int])
 
     def number(self, value: Any) -> int:
         key = Canon().value(value)
