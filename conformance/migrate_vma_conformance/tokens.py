@@ -28,7 +28,7 @@ _COMMON = (
     b'fault-munmapfault-discardfault-forkfault-evictfault-shortfault3fault2-forked["wide+adapted","entry-first","unreferenced",'
     b'["test_hmm+adapted","referenced","trylocked","waiting","fault2","full","C84","strong","",40,20,[1,10,2,2,10,1],[]]'
 )
-"""What bodies are full of: deflate refers to it, so that a token is half as long. Part of the format: another one is another version."""
+"""What bodies are full of, which deflate refers to. It is part of the format: another text makes another version."""
 
 ABSENT = "<"
 """What the `patch` of a token begins with whose generation or core exists only in the program that made it."""

@@ -325,6 +325,7 @@ def _example(unit: Unit, clause: str, sentence: str, schedule: Schedule, recordi
         unit.scenario,
         len(schedule.switches),
         recording.first_step,
+        preemption=unit.preemption,
     )
 
 

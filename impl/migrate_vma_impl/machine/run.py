@@ -29,6 +29,7 @@ class _Live:
     ended: Ended | None = None
     depth: int = 0
     count: int = 0
+    judged: tuple[int, Outcome] | None = None
     started: bool = False
     asked: dict[str, int] = field(factory=dict[str, int])
 
@@ -47,6 +48,7 @@ class Run:
         self.stacks: list[tuple[str, ...]] | None = [] if stacks else None
         self.stopped = False
         self._values = list(system.slots.values())
+        self._version = 0
         self._index = {key: number for number, key in enumerate(system.slots)}
         daemons = [task for task in system.tasks if task.daemon]
         order = [system.prologue, *daemons, *(task for task in system.tasks if not task.daemon)]
@@ -72,9 +74,12 @@ class Run:
     # ---- what can run ------------------------------------------------------------------------------------------------
 
     def _outcome(self, live: _Live) -> Outcome:
-        operation = live.operation
-        assert operation is not None  # noqa: S101  (for the type checker)
-        return operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
+        """What the task's trap comes to now; worked out once, for who asks whether it can run mostly lets it."""
+        if live.judged is None or live.judged[0] != self._version:
+            operation = live.operation
+            assert operation is not None  # noqa: S101  (for the type checker)
+            live.judged = self._version, operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
+        return live.judged[1]
 
     def _completes(self, live: _Live) -> bool:
         if live.ended is not None:
@@ -124,7 +129,7 @@ class Run:
             live.depth += depth_change(live.operation.trap, reply)
         self._current[live.task.cpu] = number
         live.count += 1
-        stacks = [self._stack(live)] * len(events)
+        stacks = [] if self.stacks is None else [self._stack(live)] * len(events)
         if events and isinstance(events[0], Oops):
             self.stopped = True
         else:
@@ -146,6 +151,7 @@ class Run:
         assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101  (for the type checker)
         for slot, value in zip(operation.slots, outcome[0], strict=True):
             self._values[slot] = value
+        self._version += 1
         return outcome[1], outcome[2]
 
     def _advance(self, live: _Live, reply: Any, events: list[Event], stacks: list[tuple[str, ...]]) -> None:
@@ -165,6 +171,7 @@ class Run:
             live.ended, live.operation = asked, None
         else:
             live.operation = resolve(asked, live.task, self._index)
+        live.judged = None
 
     def _stack(self, live: _Live) -> tuple[str, ...]:
         """The kernel functions that the task is in, outermost first."""

@@ -68,9 +68,16 @@ def _is_outcome(result: Any, slots: int) -> bool:
 
 def resolve(trap: Trap, task: Task, index: Mapping[Key, int]) -> Operation:
     """Raises ModelError when the trap names a slot that does not exist."""
-    keys = tuple(key.make(task.cpu) if isinstance(key, ThisCpu) else key for key in trap.keys)
-    missing = [key for key in keys if key not in index]
-    if missing:
-        raise ModelError(f"task {task.name} touched {missing[0]!r}, which is no slot of this system")
-    args = tuple(task.name if arg is ME else arg for arg in trap.args)
-    return Operation(trap, trap.effect, tuple(index[key] for key in keys), args)
+    slots: list[int] = []
+    for named in trap.keys:
+        key = named.make(task.cpu) if type(named) is ThisCpu else named
+        slot = index.get(key)
+        if slot is None:
+            raise ModelError(f"task {task.name} touched {key!r}, which is no slot of this system")
+        slots.append(slot)
+    args = trap.args
+    for arg in args:
+        if arg is ME:
+            args = tuple([task.name if arg is ME else arg for arg in args])
+            break
+    return Operation(trap, trap.effect, tuple(slots), args)
