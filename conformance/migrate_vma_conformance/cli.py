@@ -222,6 +222,50 @@ def generations(*, form: str) -> None:
 
 
 @cli.command()
+@click.option("--run", is_flag=True, help="Put each back, and search for it.")
+@click.option("--only", metavar="ID", multiple=True, help="Only this bug; can be given again.")
+@click.option("--bugs", "path", metavar="MODULE:BUGS", help="A collection of your own instead.")
+@click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is sampled.")
+@click.option("--jobs", type=click.IntRange(min=1), default=_processors, show_default="one for each processor")
+@_format
+@click.pass_context
+def bugs(
+    ctx: click.Context,
+    *,
+    run: bool,
+    only: tuple[str, ...],
+    path: str | None,
+    profile: str,
+    seed: int,
+    jobs: int,
+    form: str,
+) -> None:
+    """List the known bugs; with --run, which clause catches which.
+
+    Exits with 0 if each bug is caught by a clause that it names, with 1 if one is not.
+    """
+    from migrate_vma_conformance import kill_matrix  # noqa: PLC0415
+    from migrate_vma_conformance.report import kills  # noqa: PLC0415
+
+    chosen = kill_matrix.chosen_bugs(path, only)
+    if not run:
+        left_out = kill_matrix.NOT_SHOWN if path is None and not only else ()
+        listed = [kills.bug_document(bug) for bug in chosen]
+        show([json_report.text(listed)] if form == "json" else kills.bug_lines(chosen, left_out))
+        return
+    with progress_bar() as progress:
+        matrix = kill_matrix.kill_matrix(chosen, CheckOptions(profile=Profile(profile), seed=seed, jobs=jobs), progress)
+    judged = list(judged_clauses())
+    if form == "json":
+        show([json_report.text(kills.matrix_document(matrix, judged))])
+    else:
+        show(kills.matrix_lines(matrix, judged))
+    caught = all(row.fate is kill_matrix.Fate.CAUGHT for row in matrix.rows)
+    ctx.exit(EXIT_INTERRUPTED if matrix.interrupted else 0 if caught else 1)
+
+
+@cli.command()
 @_format
 def scenarios(*, form: str) -> None:
     """List the scenarios that a driver is judged in."""

@@ -214,7 +214,7 @@ def _check(
 ) -> Report:
     begin = time.monotonic()
     chosen = _scenarios(options)
-    work = [(column, unit) for column in table for unit in _units(name, column, chosen, options, inside)]
+    work = [(column, unit) for column in table for unit in units_of(name, column, chosen, options, inside)]
     outcomes: dict[int, Outcome] = {}
     interrupted = False
     try:
@@ -248,7 +248,7 @@ def _scenarios(options: CheckOptions) -> list[Scenario]:
     return [each for each in SCENARIOS.values() if (every or each.quick if wanted is None else each.name in wanted)]
 
 
-def _units(
+def units_of(
     name: str, column: Column, scenarios: Sequence[Scenario], options: CheckOptions, inside: _Inside | None
 ) -> Iterator[Unit]:
     limits = LIMITS[options.profile]

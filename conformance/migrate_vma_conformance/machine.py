@@ -42,12 +42,21 @@ GROUPS = {
     "migrate": (Act.TO_DEVICE, Act.TO_SYSTEM, Act.EVICT),
     "access": (Act.DEVICE_READ, Act.DEVICE_WRITE),
     "change": (Act.DISCARD, Act.MUNMAP, Act.MMAP, Act.MMAP_READ_ONLY),
-    "process": (Act.FORK, Act.EXIT, Act.OPEN),
-    "hold": (Act.BORROW, Act.PIN, Act.UNPIN),
+    "protect": (Act.PROTECT_READ, Act.PROTECT_NONE, Act.PROTECT_WRITE, Act.MOVE),
+    "advise": (Act.FREE, Act.COLD, Act.CLEAR_REFS, Act.HUGE, Act.NO_HUGE),
+    "process": (Act.FORK, Act.EXIT, Act.OPEN, Act.EXEC),
+    "hold": (Act.BORROW, Act.PIN, Act.UNPIN, Act.GUP, Act.GUP_FAST, Act.PIN_LONGTERM),
+    "mirror": (Act.SNAPSHOT, Act.EXCLUSIVE, Act.CHECK_EXCLUSIVE),
+    "watch": (Act.UFFD_MISSING, Act.UFFD_GUARD, Act.UFFD_END),
+    "reclaim": (Act.PAGEOUT, Act.WRITE_BACK, Act.DROP_PAGE, Act.PUNCH_HOLE),
+    "file": (Act.MMAP_FILE, Act.MMAP_FILE_SHARED, Act.MMAP_SHARED),
 }
 """The rules of what is done alone, and which acts each of them draws from."""
 
-RACERS = frozenset(Act) - {Act.OPEN, Act.EXIT, Act.UNPIN, Act.MMAP_READ_ONLY, Act.DEVICE_READ}
+RACERS = frozenset(Act) - {
+    *(Act.OPEN, Act.EXIT, Act.UNPIN, Act.MMAP_READ_ONLY, Act.DEVICE_READ, Act.EXEC, Act.HUGE, Act.NO_HUGE, Act.PUNCH_HOLE),
+    *(Act.CHECK_EXCLUSIVE, Act.UFFD_MISSING, Act.UFFD_GUARD, Act.UFFD_END, Act.MMAP_FILE, Act.MMAP_FILE_SHARED, Act.MMAP_SHARED),
+}
 """What is worth a place in a race: the rest meets nobody, or no other than these do."""
 
 
@@ -111,7 +120,7 @@ def _acts(living: Living, name: str) -> list[Act]:
         raise
     except Exception as error:
         raise SubjectError(name, f"its factory raised {type(error).__name__}: {error}") from error
-    return [act for act in Act if act.needs is None or act.needs in driver.loads]
+    return [act for act in Act if act.is_offered(driver, living.config)]
 
 
 def _operation(acts: Sequence[Act], config: Config) -> st.SearchStrategy[Operation]:

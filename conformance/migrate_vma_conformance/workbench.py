@@ -25,6 +25,7 @@ from migrate_vma_impl.machine.schedule import Schedule, Switch
 from migrate_vma_impl.machine.system import Preemption, System, Task
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.mm_types import FreePages, Mm
+from migrate_vma_impl.mm.userfaultfd_ioctl import userfaultfd_monitor
 from migrate_vma_impl.workqueue import kworker
 from migrate_vma_spec.events import MmExited, Step
 
@@ -73,7 +74,10 @@ class Workbench:
         self.kernel = Kernel(generation, config)
         self.driver: Driver = make_driver(self.kernel)
         self.kernel.attach(self.driver)
-        self._workers = tuple(Task(f"kworker/{cpu}", cpu, kworker, (self.kernel, cpu), daemon=True) for cpu in range(config.cpus))
+        self._workers = (
+            *(Task(f"kworker/{cpu}", cpu, kworker, (self.kernel, cpu), daemon=True) for cpu in range(config.cpus)),
+            *(Task(f"monitor/{mm}", 0, userfaultfd_monitor, (self.kernel, Mm(mm), None), daemon=True) for mm in range(config.mms)),
+        )
         self._opened = {FIRST.number}
         boot = Task("init", 0, _boot, (self.kernel, self.driver))
         run = Run(System(self.kernel.slots(), boot, self._workers, config.cpus), preemption)

@@ -12,17 +12,20 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import define, field, frozen
 
 from migrate_vma_impl.driver import Driver, Load
-from migrate_vma_impl.kernel import Kernel
+from migrate_vma_impl.kernel import Config, Kernel
 from migrate_vma_impl.machine.system import Task
 from migrate_vma_impl.machine.traps import Key
-from migrate_vma_impl.mm import syscalls
+from migrate_vma_impl.mm import syscalls, syscalls_files
+from migrate_vma_impl.mm.gup_grab import Foll
 from migrate_vma_impl.mm.mm_types import Folio, Mm, Vma
 from migrate_vma_impl.mm.mmap_lock import find_vma
+from migrate_vma_impl.mm.syscalls_pin import gup_test
 from migrate_vma_spec.vocabulary import VmFlags
 
 MOST_PINS = 2
@@ -49,6 +52,32 @@ class Act(enum.Enum):
     BORROW = "speculative_reference"
     PIN = "pin"
     UNPIN = "unpin"
+    PROTECT_READ = "mprotect_read"
+    PROTECT_NONE = "mprotect_none"
+    PROTECT_WRITE = "mprotect_write"
+    MOVE = "mremap"
+    FREE = "madvise_free"
+    COLD = "madvise_cold"
+    CLEAR_REFS = "clear_refs"
+    EXEC = "execve"
+    GUP = "get_user_pages"
+    GUP_FAST = "get_user_pages_fast"
+    PIN_LONGTERM = "pin_user_pages_longterm"
+    SNAPSHOT = "snapshot"
+    EXCLUSIVE = "exclusive"
+    CHECK_EXCLUSIVE = "check_exclusive"
+    UFFD_MISSING = "uffd_register_missing"
+    UFFD_GUARD = "uffd_register_and_write_protect"
+    UFFD_END = "uffd_unregister"
+    PAGEOUT = "pageout"
+    MMAP_FILE = "mmap_file"
+    MMAP_FILE_SHARED = "mmap_file_shared"
+    MMAP_SHARED = "mmap_shared"
+    WRITE_BACK = "write_back"
+    DROP_PAGE = "drop_page"
+    PUNCH_HOLE = "punch_hole"
+    HUGE = "madvise_hugepage"
+    NO_HUGE = "madvise_nohugepage"
 
     @property
     def ranges(self) -> bool:
@@ -60,8 +89,24 @@ class Act(enum.Enum):
         """The operation that a driver must offer."""
         return next((load for load in Load if load.value == self.value), None)
 
+    def is_offered(self, driver: Driver, config: Config) -> bool:
+        """Whether the driver can do it, and the system has what it is about."""
+        if self in _OF_FILES and not config.files or self is Act.PAGEOUT and not config.swap_slots:
+            return False
+        if self in (Act.HUGE, Act.NO_HUGE) and not config.pmd_order:
+            return False
+        return self.needs is None or self.needs in driver.loads
 
-_RANGES = frozenset({Act.TO_DEVICE, Act.TO_SYSTEM, Act.DISCARD, Act.MUNMAP, Act.MMAP, Act.MMAP_READ_ONLY})
+
+_OF_FILES = frozenset({Act.MMAP_FILE, Act.MMAP_FILE_SHARED, Act.MMAP_SHARED, Act.WRITE_BACK, Act.DROP_PAGE, Act.PUNCH_HOLE})
+_RANGES = frozenset(
+    {
+        *(Act.TO_DEVICE, Act.TO_SYSTEM, Act.DISCARD, Act.MUNMAP, Act.MMAP, Act.MMAP_READ_ONLY),
+        *(Act.PROTECT_READ, Act.PROTECT_NONE, Act.PROTECT_WRITE, Act.MOVE, Act.FREE, Act.COLD, Act.GUP, Act.GUP_FAST),
+        *(Act.PIN_LONGTERM, Act.SNAPSHOT, Act.EXCLUSIVE, Act.UFFD_MISSING, Act.UFFD_GUARD, Act.UFFD_END, Act.PAGEOUT),
+        *(Act.MMAP_FILE, Act.MMAP_FILE_SHARED, Act.MMAP_SHARED, Act.HUGE, Act.NO_HUGE),
+    }
+)
 
 
 @frozen(repr=False)
@@ -121,6 +166,14 @@ class Plan:
         """The same, if the device serves it."""
         mm = self.user(operation)
         return mm if mm.number in self.opened else None
+
+    def unborn(self) -> Mm | None:
+        """An address space that is free, and from now on this operation's."""
+        free = (Mm(number) for number in range(self.kernel.config.mms))
+        found = next((mm for mm in free if not self.values[mm].users and mm.number not in self.born), None)
+        if found is not None:
+            self.born.add(found.number)
+        return found
 
     def range(self, operation: Operation) -> tuple[int, int]:
         addresses = self.kernel.config.addresses
@@ -182,12 +235,70 @@ def _evict(plan: Plan, operation: Operation) -> Work | None:
 
 
 def _fork(plan: Plan, operation: Operation) -> Work | None:
-    free = (Mm(number) for number in range(plan.kernel.config.mms))
-    child = next((mm for mm in free if not plan.values[mm].users and mm.number not in plan.born), None)
-    if child is None:
+    child = plan.unborn()
+    return None if child is None else (syscalls.fork, (plan.kernel, plan.user(operation), child))
+
+
+def _exec(plan: Plan, operation: Operation) -> Work | None:
+    """What another task of the burst uses stays; so does the address space that would be left without a process."""
+    alive = plan.alive()
+    mm = alive[operation.mm % len(alive)]
+    new = None if mm.number in plan.used else plan.unborn()
+    if new is None:
         return None
-    plan.born.add(child.number)
-    return syscalls.fork, (plan.kernel, plan.user(operation), child)
+    plan.ended.add(mm.number)
+    plan.used.add(new.number)
+    return syscalls.execve, (plan.kernel, mm, new)
+
+
+def _move(plan: Plan, operation: Operation) -> Work | None:
+    """To the pages right behind, round and round; where that would be over itself, one page to the other end."""
+    start, end = plan.range(operation)
+    to = end if 2 * end - start <= plan.kernel.config.addresses else 0
+    if to < start and start < end - start:
+        start = end - 1
+    return None if to == start else (syscalls.mremap, (plan.kernel, plan.user(operation), start, end, to))
+
+
+def _gup(flags: Foll, *, fast: bool = False) -> Callable[[Plan, Operation], Work | None]:
+    def work(plan: Plan, operation: Operation) -> Work | None:
+        return partial(gup_test, fast=fast), (plan.kernel, plan.user(operation), *plan.range(operation), flags)
+
+    return work
+
+
+async def _register_and_guard(kernel: Kernel, mm: Mm, start: int, end: int) -> None:
+    await syscalls.uffd_register(kernel, mm, start, end, VmFlags.UFFD_WP)
+    await syscalls.uffd_writeprotect(kernel, mm, start, end, protect=True)
+
+
+def _map_file(*, shared: bool) -> Callable[[Plan, Operation], Work | None]:
+    def work(plan: Plan, operation: Operation) -> Work | None:
+        start, end = plan.range(operation)
+        file, index = operation.cpu % plan.kernel.config.files, operation.more % plan.kernel.config.file_pages
+        end = min(end, start + plan.kernel.config.file_pages - index)
+        call = partial(syscalls_files.mmap_file, shared=shared)
+        return call, (plan.kernel, plan.user(operation), start, end, file, index)
+
+    return work
+
+
+def _map_shared(plan: Plan, operation: Operation) -> Work | None:
+    start, end = plan.range(operation)
+    end = min(end, start + plan.kernel.config.file_pages)
+    return syscalls_files.mmap_shared, (plan.kernel, plan.user(operation), start, end)
+
+
+def _on_file(call: Callable[..., Coroutine[Any, Any, int]]) -> Callable[[Plan, Operation], Work | None]:
+    def work(plan: Plan, operation: Operation) -> Work | None:
+        config = plan.kernel.config
+        return call, (plan.kernel, operation.mm % config.files, operation.addr % config.file_pages)
+
+    return work
+
+
+def _clear_refs(plan: Plan, operation: Operation) -> Work | None:
+    return syscalls.clear_refs, (plan.kernel, plan.user(operation))
 
 
 def _exit(plan: Plan, operation: Operation) -> Work | None:
@@ -250,4 +361,30 @@ _WORK: Mapping[Act, Callable[[Plan, Operation], Work | None]] = {
     Act.BORROW: _borrow,
     Act.PIN: _pin,
     Act.UNPIN: _unpin,
+    Act.PROTECT_READ: _on_range(syscalls.mprotect, VmFlags.READ),
+    Act.PROTECT_NONE: _on_range(syscalls.mprotect, VmFlags.NONE),
+    Act.PROTECT_WRITE: _on_range(syscalls.mprotect, VmFlags.READ | VmFlags.WRITE),
+    Act.MOVE: _move,
+    Act.FREE: _on_range(syscalls.madvise_free),
+    Act.COLD: _on_range(syscalls.madvise_cold),
+    Act.CLEAR_REFS: _clear_refs,
+    Act.EXEC: _exec,
+    Act.GUP: _gup(Foll.NONE),
+    Act.GUP_FAST: _gup(Foll.WRITE, fast=True),
+    Act.PIN_LONGTERM: _gup(Foll.PIN | Foll.LONGTERM | Foll.WRITE),
+    Act.SNAPSHOT: _migrate,
+    Act.EXCLUSIVE: _migrate,
+    Act.CHECK_EXCLUSIVE: _device_access,
+    Act.UFFD_MISSING: _on_range(syscalls.uffd_register),
+    Act.UFFD_GUARD: _on_range(_register_and_guard),
+    Act.UFFD_END: _on_range(syscalls.uffd_unregister),
+    Act.PAGEOUT: _on_range(syscalls_files.pageout),
+    Act.MMAP_FILE: _map_file(shared=False),
+    Act.MMAP_FILE_SHARED: _map_file(shared=True),
+    Act.MMAP_SHARED: _map_shared,
+    Act.WRITE_BACK: _on_file(syscalls_files.write_back),
+    Act.DROP_PAGE: _on_file(syscalls_files.drop_page),
+    Act.PUNCH_HOLE: _on_file(syscalls_files.punch_hole),
+    Act.HUGE: _on_range(syscalls.madvise_hugepage),
+    Act.NO_HUGE: _on_range(syscalls.madvise_hugepage, False),  # noqa: FBT003  (MADV_NOHUGEPAGE)
 }

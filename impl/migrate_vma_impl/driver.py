@@ -54,6 +54,9 @@ class Load(enum.Enum):
     DEVICE_READ = "device_read"
     DEVICE_WRITE = "device_write"
     RELEASE = "release"
+    SNAPSHOT = "snapshot"
+    EXCLUSIVE = "exclusive"
+    CHECK_EXCLUSIVE = "check_exclusive"
 
 
 _Method = Callable[..., Coroutine[Any, Any, int]]
@@ -184,7 +187,16 @@ class Driver(ABC):
 
     @abstractmethod
     async def folio_free(self, folio: Folio) -> None:
-        """dev_pagemap_ops.folio_free: the last reference is gone. May run under a page-table lock, so it must not sleep."""
+        """dev_pagemap_ops.folio_free: the last reference is gone. May run under a page-table lock, so it must not sleep.
+
+        A large folio comes as one: ask `folio_nr_pages`, which stays true until the page is initialised again.
+        """
+
+    async def folio_split(self, folio: Folio, tail: Folio | None) -> None:  # noqa: B027  (who keeps nothing by folio does nothing)
+        """dev_pagemap_ops.folio_split: `tail` is a folio of its own from now on, and was part of `folio`; None at the end.
+
+        For what a driver keeps by folio. Each part is freed by itself later. It runs inside the split, so it must not sleep.
+        """
 
     async def invalidate(self, range_: NotifierRange) -> None:
         """The interval notifier's callback: a driver that mirrors page tables drops what it has of the range.
@@ -222,6 +234,18 @@ class Driver(ABC):
     async def release(self) -> int:
         """The driver is unbound: empty the memory, then memunmap_pages; how many pages left it."""
         return self._unsupported(Load.RELEASE)
+
+    async def snapshot(self, mm: Mm, start: int, end: int) -> int:
+        """What the device could use of [start, end) as it is, without faults; how many pages, or a negated errno."""
+        return self._unsupported(Load.SNAPSHOT, mm, start, end)
+
+    async def exclusive(self, mm: Mm, start: int, end: int) -> int:
+        """Take [start, end) for the device alone (make_device_exclusive); the number of pages, or a negated errno."""
+        return self._unsupported(Load.EXCLUSIVE, mm, start, end)
+
+    async def check_exclusive(self, mm: Mm, addr: int) -> int:
+        """Whether the device still has the page for itself: -EPERM if so, 0 if it has lost it (as the kernel's test asks it)."""
+        return self._unsupported(Load.CHECK_EXCLUSIVE, mm, addr)
 
     def _unsupported(self, load: Load, *arguments: object) -> int:
         known = ", ".join(sorted(known.value for known in self.loads)) or "nothing"

@@ -18,18 +18,31 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import RwSem, SpinLock
 from migrate_vma_impl.machine.traps import Key
 from migrate_vma_impl.mm import (
+    device_exclusive,
+    filemap,
+    gup_seq,
     highmem,
     hmm,
     memory,
     memremap,
     migrate_device,
+    migrate_device_by_pfn,
     mmap,
     mmap_lock,
     mmu_notifier,
     page_alloc,
     swap,
+    swapfile,
 )
-from migrate_vma_impl.mm.folio import folio_get, folio_lock, folio_try_get, folio_trylock, folio_unlock
+from migrate_vma_impl.mm.folio import (
+    folio_get,
+    folio_lock,
+    folio_nr_pages,
+    folio_try_get,
+    folio_trylock,
+    folio_unlock,
+    page_folio,
+)
 from migrate_vma_impl.mm.mm_types import (
     AnonVma,
     FaultContext,
@@ -39,11 +52,13 @@ from migrate_vma_impl.mm.mm_types import (
     MigrateVma,
     Mm,
     MmState,
+    PageTables,
+    PmdSlot,
     PteSlot,
     Tlb,
 )
 from migrate_vma_spec.events import FrameAdded, MmCreated
-from migrate_vma_spec.vocabulary import Memory, migrate_pfn_to_pfn
+from migrate_vma_spec.vocabulary import PTE_NONE, Capability, Memory, migrate_pfn_to_pfn
 
 if TYPE_CHECKING:
     from migrate_vma_impl.driver import Driver
@@ -58,6 +73,7 @@ class Config:
 
     What is 0 is not there, and costs no state: `pmd_order` (a leaf of the middle level maps 1 << pmd_order pages), `swap_slots`,
     `files` of `file_pages` pages each. `vma_locks`: faults try the VMA's own lock first, without mmap_lock.
+    `gup_fast`: get_user_pages_fast tries without any lock first, and fork tells it of itself.
     """
 
     cpus: int = 2
@@ -70,6 +86,7 @@ class Config:
     files: int = 0
     file_pages: int = 4
     vma_locks: bool = False
+    gup_fast: bool = False
 
 
 @define(eq=False)
@@ -116,11 +133,19 @@ class Kernel:
     def has_frame(self, pfn: int) -> bool:
         return pfn in self._memory
 
+    @property
+    def thp_migration_supported(self) -> bool:
+        """Whether large folios migrate whole to and from device memory."""
+        return self.config.pmd_order > 0 and Capability.COMPOUND in self.generation.capabilities
+
     def is_zone_device(self, folio: Folio) -> bool:
         return self._memory[folio.pfn][0] is not Memory.SYSTEM
 
     def is_device_private(self, folio: Folio) -> bool:
         return self._memory[folio.pfn][0] is Memory.DEVICE_PRIVATE
+
+    def is_device_coherent(self, folio: Folio) -> bool:
+        return self._memory[folio.pfn][0] is Memory.DEVICE_COHERENT
 
     def owner_of(self, folio: Folio) -> str | None:
         """page->pgmap->owner of a device page, None for a system page."""
@@ -149,6 +174,10 @@ class Kernel:
         slots.update((Tlb(cpu), ()) for cpu in range(self.config.cpus))
         slots.update(swap.slots(self.config.cpus))
         slots.update(mmu_notifier.slots(self.config.mms))
+        slots.update(filemap.slots(self.config.files, self.config.file_pages))
+        slots.update(swapfile.slots(self.config.swap_slots))
+        if self.config.gup_fast:
+            slots.update(gup_seq.slots(self.config.mms))
         for driver in self.devices.values():
             slots.update(memremap.slots(driver.name))
             slots.update(driver.slots())
@@ -163,7 +192,15 @@ class Kernel:
             tree: (),
             tree.rwsem: RwSem.free,
             **{PteSlot(mm.number, addr): PteSlot.empty for addr in range(self.config.addresses)},
+            **self._pmd_slots(mm),
         }
+
+    def _pmd_slots(self, mm: Mm) -> dict[Key, Any]:
+        """The middle level of the page table, if leaves of it may map large folios: empty at first."""
+        if not self.config.pmd_order:
+            return {}
+        starts = range(0, self.config.addresses, 1 << self.config.pmd_order)
+        return {PageTables(mm.number): 0, **{PmdSlot(mm.number, addr): PTE_NONE for addr in starts}}
 
     async def boot(self) -> None:
         """Say in the trace what exists: the page frames, all free, and the address spaces that live."""
@@ -177,13 +214,16 @@ class Kernel:
     migrate_vma_setup = migrate_device.migrate_vma_setup
     migrate_vma_pages = migrate_device.migrate_vma_pages
     migrate_vma_finalize = migrate_device.migrate_vma_finalize
-    migrate_device_range = migrate_device.migrate_device_range
-    migrate_device_pfns = migrate_device.migrate_device_pfns
+    migrate_device_range = migrate_device_by_pfn.migrate_device_range
+    migrate_device_pfns = migrate_device_by_pfn.migrate_device_pfns
     migrate_device_pages = migrate_device.migrate_device_pages
     migrate_device_finalize = migrate_device.migrate_device_finalize
     handle_mm_fault = memory.handle_mm_fault
     cpu_access = memory.cpu_access
     hmm_range_fault = hmm.hmm_range_fault
+    hmm_range_fault_unlocked = hmm.hmm_range_fault_unlocked
+    make_device_exclusive = device_exclusive.make_device_exclusive
+    folio_alloc = page_alloc.folio_alloc
     alloc_page = page_alloc.alloc_page
     alloc_page_nofail = page_alloc.alloc_page_nofail
     folio_put = swap.folio_put
@@ -200,6 +240,8 @@ class Kernel:
     mmu_interval_read_retry = mmu_notifier.mmu_interval_read_retry
     mmu_interval_check_retry = mmu_notifier.mmu_interval_check_retry
     mmu_interval_set_seq = mmu_notifier.mmu_interval_set_seq
+    page_folio = page_folio
+    folio_nr_pages = folio_nr_pages
     folio_get = staticmethod(folio_get)
     folio_try_get = staticmethod(folio_try_get)
     folio_lock = staticmethod(folio_lock)

@@ -5,8 +5,8 @@ Rules:
   reader who folds the events knows the shared state, and needs nothing of the core.
 - Events name objects by small integers and words: `pfn` (page frame number), `mm` (address space), `addr` (virtual page number,
   not a byte address), `lock` and `device` (names). `call` numbers a task's migrations in flight: 0, and 1 for one inside another.
-- A lock is named `kind:number`. The core's are `ptl:3` and `mmap_lock:3` of address space 3, and the kinds `anon_vma`, `vma` and
-  `lru_add_drain_all`; every other kind is a driver's.
+- A lock is named `kind:number`. The core's are `ptl:3` and `mmap_lock:3` of address space 3, and the kinds `anon_vma`,
+  `i_mmap`, `vma` and `lru_add_drain_all`; every other kind is a driver's.
 - A device, the owner of its pages (pgmap_owner) and the driver behind both have one name.
 - A field that a real trace cannot show is None, and None is never judged. An argument that is NULL is None as well.
 - `pfn` is a page's own frame. Of a folio of several pages the counts, the lock and the LRU state are those of its first frame,
@@ -382,6 +382,18 @@ class FlagsMoved(Event):
 
 
 @frozen
+class CacheRead(Event):
+    """The page cache of a file, or the swap cache (`file` None, `index` the swap slot), was asked for a page without a lock.
+
+    `pfn` is None where it has none.
+    """
+
+    file: int | None
+    index: int
+    pfn: int | None
+
+
+@frozen
 class PageCacheAdded(Event):
     """The page cache holds this folio for page `index` of a file, with a reference of its own. A shared anonymous mapping is
     one of a file without a name (mm/shmem.c).
@@ -526,6 +538,25 @@ class PmdSplit(Event):
 
 
 @frozen
+class PageTableAllocated(Event):
+    """A page table was allocated beforehand (pte_alloc_one), to be deposited behind a leaf; the address space has `tables` now.
+
+    One that is hung into an empty entry at once shows as that PmdChanged alone.
+    """
+
+    mm: int
+    tables: int
+
+
+@frozen
+class PageTableFreed(Event):
+    """A page table that hung nowhere any more, or that was not needed, is gone; the address space has `tables` left."""
+
+    mm: int
+    tables: int
+
+
+@frozen
 class CacheFlushed(Event):
     """flush_cache_page, or flush_cache_range of `pages` pages."""
 
@@ -553,6 +584,22 @@ class FlushDeferred(Event):
     mm: int
     start: int
     end: int
+
+
+@frozen
+class WriteProtectSeqChanged(Event):
+    """fork begins (`writing`) or has ended to write-protect the entries of an address space (mm->write_protect_seq)."""
+
+    mm: int
+    writing: bool
+
+
+@frozen
+class WriteProtectSeqRead(Event):
+    """get_user_pages_fast looked at that: `stale` where a fork is at it, or was since the task first looked."""
+
+    mm: int
+    stale: bool
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.folding import on, put_frame, put_task
+from migrate_vma_spec.folding import change_extras, is_page_of, on, put_frame, put_task
 from migrate_vma_spec.objects import (
     Call,
     Fault,
@@ -30,6 +30,8 @@ def _operation_began(world: World, name: str, _cpu: int, event: ev.OperationBega
 def _operation_ended(world: World, name: str, _cpu: int, _event: ev.OperationEnded) -> World:
     """Only what it failed to give back outlives an operation: a page lock then is nobody's."""
     task = world.task(name)
+    if name in world.extras.owed or name in world.extras.spare:
+        world = change_extras(world, owed=world.extras.owed.drop(name), spare=world.extras.spare.drop(name))
     for pfn in task.pages:
         world = put_frame(world, pfn, change(world.frame(pfn), holder=None))
     return put_task(world, name, TaskState(locks=task.locks))
@@ -78,7 +80,7 @@ def _put_fault(world: World, name: str, task: TaskState, fault: Fault) -> World:
 @on(ev.FaultBegan)
 def _fault_began(world: World, name: str, _cpu: int, event: ev.FaultBegan) -> World:
     task = world.task(name)
-    fault = Fault(event.mm, event.addr, event.write, event.device)
+    fault = Fault(event.mm, event.addr, event.write, event.device, vma_lock=event.vma_lock)
     return put_task(world, name, change(task, faults=(*task.faults, fault)))
 
 
@@ -94,8 +96,8 @@ def _callback_entered(world: World, name: str, _cpu: int, event: ev.CallbackEnte
     fault = task.fault
     if fault is None:
         return world
-    frame = world.frame(event.pfn)
-    refs = fault.refs if fault.page == event.pfn else 0
+    frame, head = world.folio(event.pfn), world.head(event.pfn)
+    refs = fault.refs if is_page_of(world, fault.page, head) else 0
     live = frame.allocated is not False and frame.refcount != 0
     return _put_fault(world, name, task, change(fault, page=event.pfn, refs=refs, stage=Stage.CALLBACK, live=live))
 
@@ -144,7 +146,7 @@ def _was_locked(world: World, fault_page: int | None) -> bool | None:
     """Asked only where it means something: elsewhere it would be a fact of the past that says nothing of the present."""
     if fault_page is None or Capability.FAULT_LOCK not in world.capabilities:
         return None
-    return world.frame(fault_page).locked
+    return world.folio(fault_page).locked
 
 
 @on(ev.SetupCalled)
@@ -171,6 +173,14 @@ def _range_called(world: World, name: str, _cpu: int, event: ev.RangeCalled) -> 
     return _put_call(world, name, event.call, call)
 
 
+def _hand_over_ends(world: World, name: str) -> World:
+    """Setup is done: what the split of the fault page's folio moved is where it stays."""
+    task = world.task(name)
+    if not any(fault.split for fault in task.faults):
+        return world
+    return put_task(world, name, change(task, faults=tuple(change(fault, split=False) for fault in task.faults)))
+
+
 @on(ev.SetupReturned)
 def _setup_returned(world: World, name: str, _cpu: int, event: ev.SetupReturned) -> World:
     if event.result != 0:
@@ -184,7 +194,7 @@ def _setup_returned(world: World, name: str, _cpu: int, event: ev.SetupReturned)
         npages=event.npages,
         src=event.src,
     )
-    return _put_call(world, name, event.call, call)
+    return _hand_over_ends(_put_call(world, name, event.call, call), name)
 
 
 @on(ev.RangeReturned)

@@ -49,17 +49,31 @@ def put_frame(world: World, pfn: int, frame: Frame) -> World:
     return change(world, frames=world.frames.set(pfn, frame))
 
 
+def change_extras(world: World, **changes: Any) -> World:
+    return change(world, extras=change(world.extras, **changes))
+
+
+def is_page_of(world: World, pfn: int | None, head: int) -> bool:
+    """True where `pfn` is a page of the folio with this head."""
+    return pfn == head or (pfn is not None and world.extras.heads.get(pfn) == head)
+
+
 def _entry(ledger: Ledger, pfn: int, refs: int, locks: int) -> Ledger:
     line = ledger.get(pfn, HELD_NOTHING)
     line = Held(line.refs + refs, line.locks + locks)
     return ledger.drop(pfn) if line == HELD_NOTHING else ledger.set(pfn, line)
 
 
-def _account(task: TaskState, pfn: int, refs: int, locks: int) -> TaskState:
-    """Book what the task took (or gave, negative) of a frame: to its fault in flight, and to the call that it works for."""
+def transferred(ledger: Ledger, src: int, dst: int, refs: int, locks: int) -> Ledger:
+    """The ledger after what others had of `dst` has become a debt, and the same of `src` the call's own."""
+    return _entry(_entry(ledger, src, refs, locks), dst, -refs, -locks)
+
+
+def _account(world: World, task: TaskState, pfn: int, refs: int, locks: int) -> TaskState:
+    """Book what the task took (or gave, negative) of a folio: to its fault in flight, and to the call that it works for."""
     if task.faults and refs:
         fault = task.faults[-1]
-        if fault.page == pfn and (fault.live or fault.stage is Stage.HANDLING):
+        if (fault.live or fault.stage is Stage.HANDLING) and is_page_of(world, fault.page, pfn):
             task = change(task, faults=(*task.faults[:-1], change(fault, refs=fault.refs + refs)))
     if not task.calls:
         return task
@@ -80,7 +94,7 @@ def booked(world: World, name: str, pfn: int, frame: Frame, refs: int, locks: in
     task = world.tasks.get(name)
     if task is None or not (task.faults or task.calls):
         return change(world, frames=frames)
-    return change(world, frames=frames, tasks=with_task(world, name, _account(task, pfn, refs, locks)))
+    return change(world, frames=frames, tasks=with_task(world, name, _account(world, task, pfn, refs, locks)))
 
 
 def release_page_lock(world: World, pfn: int) -> World:

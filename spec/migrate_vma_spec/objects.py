@@ -13,13 +13,13 @@ Taking over the reference of a mapping that was removed counts as taking (`RmapR
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, TypeVar
 
-from attrs import fields, frozen
+from attrs import frozen
 
+from migrate_vma_spec.extras import EMPTY as EMPTY  # noqa: PLC0414  (to be had from here)
+from migrate_vma_spec.extras import NO_EXTRAS, Extras, Key, piece
 from migrate_vma_spec.frozen_map import FrozenMap
+from migrate_vma_spec.records import change as change  # noqa: PLC0414  (as well)
 from migrate_vma_spec.vocabulary import (
     PTE_NONE,
     Capability,
@@ -34,34 +34,14 @@ from migrate_vma_spec.vocabulary import (
     VmFlags,
 )
 
-R = TypeVar("R")
-
-EMPTY: FrozenMap[Any, Any] = FrozenMap()
 NO_SELECT = Select(0)
 
-_LAYOUT: dict[type[Any], tuple[Callable[[Any], tuple[Any, ...]], dict[str, int]]] = {}
-
-
-def change(record: R, **changes: Any) -> R:
-    """attrs.evolve for the records of this module, at half its cost: folding calls it for every step of a trace."""
-    kind = type(record)
-    layout = _LAYOUT.get(kind)
-    if layout is None:
-        names = [attribute.name for attribute in fields(kind)]  # type: ignore[arg-type]
-        layout = _LAYOUT[kind] = attrgetter(*names), {name: place for place, name in enumerate(names)}
-    read, places = layout
-    values = list(read(record))
-    for name, value in changes.items():
-        values[places[name]] = value
-    return kind(*values)
-
-
-PAGE_KINDS = frozenset({PteKind.PRESENT, PteKind.DEVICE_PRIVATE})
+PAGE_KINDS = frozenset({PteKind.PRESENT, PteKind.DEVICE_PRIVATE, PteKind.EXCLUSIVE})
 """Entries through which a page is mapped: a CPU or a device reaches it, or faults to bring it back."""
 
 NAMING_KINDS = PAGE_KINDS | {PteKind.MIGRATION}
 
-CORE_LOCKS = frozenset({"ptl", "mmap_lock", "anon_vma", "vma", "lru_add_drain_all"})
+CORE_LOCKS = frozenset({"ptl", "mmap_lock", "anon_vma", "i_mmap", "vma", "lru_add_drain_all"})
 """The kinds of lock (the part of a lock's name before the colon) that are the core's; every other is a driver's."""
 
 
@@ -80,7 +60,11 @@ def is_driver_lock(lock: str) -> bool:
 
 @frozen(cache_hash=True)
 class Frame:
-    """A page frame. `holder` is the task that took the page lock, None while it is free or where that is not known."""
+    """A page frame. `holder` is the task that took the page lock, None while it is free or where that is not known.
+
+    Of a folio of several pages the first frame has all this; the others know only whose memory they are, that they are
+    allocated, and whether they are exclusive.
+    """
 
     memory: Memory | None = None
     owner: str | None = None
@@ -101,12 +85,14 @@ def free_frame(memory: Memory | None, owner: str | None) -> Frame:
 
 @frozen(cache_hash=True)
 class VmaRange:
-    """A VMA, [start, end) in virtual page numbers."""
+    """A VMA, [start, end) in virtual page numbers; `file` is mapped from its page `index` on."""
 
     start: int
     end: int
     flags: VmFlags
     anonymous: bool
+    file: int | None = None
+    index: int = 0
 
 
 @frozen(cache_hash=True)
@@ -208,7 +194,8 @@ class Fault:
     """A page fault in flight. `page` is the page that its entry named when the task took a reference to it under the page-
     table lock, or vmf->page; `refs` are the references that the task holds to it for this fault and what it calls, mappings'
     own not counted. `live`: a callback was entered with the page, which has not been freed since, nor been given up by the
-    callback's own finalize. `result` is what the callback returned.
+    callback's own finalize. `result` is what the callback returned. `split`: the library split the page's folio, and its setup
+    has not returned yet.
     """
 
     mm: int
@@ -220,6 +207,8 @@ class Fault:
     stage: Stage = Stage.HANDLING
     live: bool = False
     result: VmFault | None = None
+    vma_lock: bool = False
+    split: bool = False
 
 
 @frozen(cache_hash=True)
@@ -300,14 +289,14 @@ IDLE = TaskState()
 class World:
     """Everything that the events so far say of the situation.
 
-    `named` lists, per frame, the page-table entries that name it, as (mm, addr); `mirrored` the device mappings of it, as
-    (device, mm, addr).
+    `named` lists, per frame, the page-table entries that name it, as (mm, addr), leaves of the middle level apart; `mirrored`
+    the device mappings of it, as (device, mm, addr).
     """
 
     capabilities: frozenset[Capability] = frozenset()
     frames: FrozenMap[int, Frame] = EMPTY
-    ptes: FrozenMap[tuple[int, int], Pte] = EMPTY
-    named: FrozenMap[int, frozenset[tuple[int, int]]] = EMPTY
+    ptes: FrozenMap[Key, Pte] = EMPTY
+    named: FrozenMap[int, frozenset[Key]] = EMPTY
     tlbs: FrozenMap[tuple[int, int], FrozenMap[int, Pte]] = EMPTY
     mms: FrozenMap[int, tuple[VmaRange, ...]] = EMPTY
     invalidations: FrozenMap[int, tuple[Invalidation, ...]] = EMPTY
@@ -316,6 +305,7 @@ class World:
     subscribed: frozenset[tuple[str, int]] = frozenset()
     unbound: frozenset[str] = frozenset()
     tasks: FrozenMap[str, TaskState] = EMPTY
+    extras: Extras = NO_EXTRAS
 
     def frame(self, pfn: int) -> Frame:
         return self.frames.get(pfn, UNKNOWN)
@@ -323,8 +313,39 @@ class World:
     def task(self, name: str) -> TaskState:
         return self.tasks.get(name, IDLE)
 
+    def head(self, pfn: int) -> int:
+        """The first frame of the folio that this one belongs to."""
+        return self.extras.heads.get(pfn, pfn)
+
+    def folio(self, pfn: int) -> Frame:
+        """The frame that has the counts, the lock and the flags of this page's folio."""
+        return self.frame(self.head(pfn))
+
+    def folio_pages(self, pfn: int) -> range:
+        """The frames of this page's folio."""
+        head = self.head(pfn)
+        return range(head, head + (1 << self.extras.orders.get(head, 0)))
+
+    def cache_refs(self, pfn: int) -> int:
+        """The references that the page cache and the swap cache have to this page's folio."""
+        head = self.head(pfn)
+        return ((head in self.extras.cached) + (head in self.extras.swapped)) << self.extras.orders.get(head, 0)
+
+    def leaf(self, mm: int, addr: int) -> tuple[int, Pte] | None:
+        """The first address and the entry of the middle level over this address, where there is one."""
+        if not self.extras.pmds:
+            return None
+        base = addr - addr % self.extras.leaf_pages
+        pmd = self.extras.pmds.get((mm, base))
+        return None if pmd is None else (base, pmd)
+
     def pte(self, mm: int, addr: int) -> Pte:
-        return self.ptes.get((mm, addr), PTE_NONE)
+        """The entry of this address, or what the leaf over it says of its page."""
+        found = self.ptes.get((mm, addr), PTE_NONE)
+        if found is not PTE_NONE or not self.extras.pmds:
+            return found
+        leaf = self.leaf(mm, addr)
+        return PTE_NONE if leaf is None else piece(leaf[1], addr - leaf[0])
 
     def vma(self, mm: int | None, addr: int) -> VmaRange | None:
         for vma in self.mms.get(mm, ()) if mm is not None else ():
@@ -333,11 +354,27 @@ class World:
         return None
 
     def entries(self, pfn: int, kinds: frozenset[PteKind]) -> list[tuple[int, int]]:
-        """The (mm, addr) whose entry names `pfn` and is of one of these kinds, in order."""
-        return sorted(key for key in self.named.get(pfn, ()) if self.ptes[key].kind in kinds)
+        """The (mm, addr) whose entry, or the leaf over it, names `pfn` and is of one of these kinds, in order."""
+        found = [key for key in self.named.get(pfn, ()) if self.ptes[key].kind in kinds]
+        for mm, base in self.extras.leaves.get(self.head(pfn), ()) if self.extras.leaves else ():
+            pmd = self.extras.pmds[mm, base]
+            if pmd.kind in kinds and pmd.pfn is not None and pmd.pfn <= pfn < pmd.pfn + self.extras.leaf_pages:
+                found.append((mm, base + pfn - pmd.pfn))
+        return sorted(found)
+
+    def folio_entries(self, pfn: int, kinds: frozenset[PteKind]) -> list[tuple[int, int]]:
+        """As `entries`, for all pages of this page's folio."""
+        if not self.extras.orders:
+            return self.entries(pfn, kinds)
+        return sorted({key for page in self.folio_pages(pfn) for key in self.entries(page, kinds)})
 
     def migration_entries(self, pfn: int) -> list[tuple[int, int]]:
-        return self.entries(pfn, _MIGRATION)
+        """Where a migration entry names a page of this page's folio."""
+        return self.folio_entries(pfn, _MIGRATION)
+
+    def is_named(self, pfn: int) -> bool:
+        """True where some page table names a page of this page's folio."""
+        return any(page in self.named for page in self.folio_pages(pfn)) or self.head(pfn) in self.extras.leaves
 
     @property
     def idle(self) -> bool:

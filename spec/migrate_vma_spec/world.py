@@ -7,8 +7,11 @@ affairs, the task is the step's.
 
 from __future__ import annotations
 
+import migrate_vma_spec.fold_folios
 import migrate_vma_spec.fold_memory
-import migrate_vma_spec.fold_tasks  # noqa: F401  (both fill the table of folders)
+import migrate_vma_spec.fold_spaces
+import migrate_vma_spec.fold_tables
+import migrate_vma_spec.fold_tasks  # noqa: F401  (all fill the table of folders)
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.folding import FOLDERS
 from migrate_vma_spec.objects import World

@@ -17,11 +17,13 @@ from migrate_vma_spec.events import (
     DeviceMapped,
     DeviceUnmapped,
     EntryRefilled,
+    FaultBegan,
     FinalizeCalled,
     IntervalRetry,
     PageCleared,
     PageCopied,
     PagesReturned,
+    RangeFaultBegan,
 )
 from migrate_vma_spec.vocabulary import Errno, PteKind
 from tests.impl.stage import READ_ONLY, A, B, Stage
@@ -242,3 +244,35 @@ def test_the_selftests_round_trips_end_with_the_page_where_the_cpu_left_it(on_de
         assert on_device.run(on_device.driver.device_write, A, 0) == 0
     assert on_device.touch(0, write=False) == 0
     assert on_device.said(CpuAccessed)[-1].pfn == on_device.pte(0).pfn
+
+
+def test_the_device_reads_a_range_with_one_fault_for_what_is_missing(on_device):
+    before = len(on_device.trace)
+    assert on_device.run(on_device.driver.device_read, A, 0, 2) == 0
+    assert [event.addr for event in on_device.said(DeviceAccessed, before)] == [0, 1]
+    assert [(event.start, event.end) for event in on_device.said(RangeFaultBegan, before)] == [(1, 2)]
+
+
+def test_a_snapshot_faults_nothing(on_device):
+    before = len(on_device.trace)
+    assert on_device.run(on_device.driver.snapshot, A, 0, 2) == 2
+    assert on_device.said(FaultBegan, before) == []
+
+
+def test_an_address_space_that_is_gone_has_no_snapshot(stage):
+    assert stage.run(stage.driver.snapshot, B, 0, 1) == -Errno.EINVAL
+
+
+def test_what_the_device_has_for_itself_it_loses_to_a_cpu(stage):
+    stage.touch(0, write=True)
+    assert stage.run(stage.driver.exclusive, A, 0, 1) == 1
+    assert mirror(stage) == (MirrorEntry(0, 0, 1, write=False, atomic=True),)
+    assert stage.run(stage.driver.check_exclusive, A, 0) == -Errno.EPERM
+    assert stage.touch(0, write=True) == 0
+    assert stage.run(stage.driver.check_exclusive, A, 0) == 0
+
+
+def test_what_cannot_be_had_exclusively_stops_there(stage):
+    stage.run(syscalls.mmap, stage.kernel, A, 2, 3, READ_ONLY)
+    assert stage.run(stage.driver.exclusive, A, 1, 3) == -Errno.EFAULT
+    assert mirror(stage) == (MirrorEntry(0, 1, 1, write=False, atomic=True),)

@@ -95,7 +95,8 @@ def test_an_operation_of_a_base_is_told_in_the_trace_once():
 @pytest.mark.parametrize("load", sorted(set(Load) - FakeDriver.loads, key=lambda load: load.value))
 def test_an_operation_that_a_driver_lacks_is_the_scenarios_mistake(load):
     stage = Stage(WAITING)
-    arguments = {Load.TO_SYSTEM: (A, 0, 1), Load.RELEASE: ()}.get(load, (A, 0))
+    ranges = dict.fromkeys((Load.TO_SYSTEM, Load.SNAPSHOT, Load.EXCLUSIVE), (A, 0, 1))
+    arguments = {**ranges, Load.RELEASE: ()}.get(load, (A, 0))
     with pytest.raises(UnsupportedLoadError, match=f"dev0 is asked for {load.value}.*FakeDriver defines evict, to_device"):
         stage.run(getattr(stage.driver, load.value), *arguments)
 

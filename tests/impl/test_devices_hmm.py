@@ -128,7 +128,7 @@ def test_a_page_that_cannot_be_brought_back_is_an_error():
     stage = Stage(WAITING, Failing)
     stage.touch(0, write=True)
     stage.to_device()
-    assert look(stage, asked()) == -Errno.EFAULT
+    assert look(stage, asked()) == -Errno.ENOMEM
 
 
 def test_a_write_to_a_read_only_mapping_is_refused(stage):
@@ -140,7 +140,7 @@ def test_an_address_without_a_mapping_is_refused_only_if_a_fault_was_asked_for(s
     assert look(stage, asked(2, 4)) == -Errno.EFAULT
     range_ = asked(2, 4, fault=False)
     assert look(stage, range_) == 0
-    assert range_.hmm_pfns == [HmmPfn(), HmmPfn()]
+    assert range_.hmm_pfns == [HmmPfn(error=True)] * 2
 
 
 def test_an_invalidation_between_two_looks_ends_the_walk(stage):

@@ -33,7 +33,9 @@ from migrate_vma_spec.events import (
     PageCopied,
     SetupReturned,
 )
-from migrate_vma_spec.vocabulary import Capability, Memory, PteKind, VmFault
+from migrate_vma_spec.vocabulary import Capability, Memory, PteKind, VmFault, VmFlags
+from tests.impl.compound_stage import COMPOUND_STEPS
+from tests.impl.file_races import SWAP_STEPS
 from tests.impl.stage import DEVICE_PAGE, A, B, FakeDriver, Stage, Stopped
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def test_a_generation_names_its_capabilities():
 
 
 def test_waiting_differs_from_trylocked_by_what_the_loser_does_alone():
-    told = {"name", "aliases", "patch_levels", "sentence"}
+    told = {"name", "aliases", "patch_levels", "compound_aliases", "sentence"}
     differing = {
         field.name for field in attrs.fields(type(WAITING)) if getattr(WAITING, field.name) != getattr(TRYLOCKED, field.name)
     }
@@ -128,7 +130,11 @@ def test_the_kernel_takes_every_step_that_can_be_replaced():
     stage.run(syscalls.exit, stage.kernel, B)
     assert stage.to_device(0, 1) == 0
     stage.run(syscalls.fork, stage.kernel, A, B)
-    assert {field.name for field in attrs.fields(Steps)} - used == set()
+    stage.run(syscalls.uffd_register, stage.kernel, A, 0, 2, VmFlags.UFFD_WP)
+    stage.touch(1, write=True)
+    stage.run(syscalls.mprotect, stage.kernel, A, 0, 2, VmFlags.READ)
+    stage.run(syscalls.mremap, stage.kernel, A, 0, 1, 3)
+    assert {field.name for field in attrs.fields(Steps)} - used - COMPOUND_STEPS - SWAP_STEPS == set()
 
 
 # ---- a replaced step does what its bug did ---------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.vocabulary import Capability
@@ -20,18 +20,20 @@ class Wrong:
 
 @frozen
 class Case:
-    """`kept` reaches the clause and breaks nothing."""
+    """`kept` reaches the clause and breaks nothing; `elsewhere` breaks nothing and does not reach it."""
 
     clause: str
     kept: list[Step]
     broken: dict[str, Wrong]
     capabilities: frozenset[Capability] = TRYLOCKED
+    elsewhere: list[Step] = field(factory=list)
 
 
 def wrong(trace, *also, capabilities=None):
     return Wrong(trace, frozenset(also), capabilities)
 
 
-def case(clause, kept, capabilities=TRYLOCKED, **broken):
+def case(clause, kept, capabilities=TRYLOCKED, elsewhere=(), **broken):
     """One case. The name of each broken trace says what is wrong with it."""
-    return Case(clause, kept, {name: one if isinstance(one, Wrong) else Wrong(one) for name, one in broken.items()}, capabilities)
+    wrongs = {name: one if isinstance(one, Wrong) else Wrong(one) for name, one in broken.items()}
+    return Case(clause, kept, wrongs, capabilities, [*elsewhere])

@@ -190,6 +190,8 @@ UNMAP = operation("cpu2", "munmap", (0, 2, 3), ZAPPED, RmapRemoved(1, 0, 2, 0), 
 
 WRITTEN = BOOT + by("boot", NotifierSubscribed("gpu", 0)) + first_store()
 TO_GPU = renamed([step for step in TO_DEVICE if step.task == "mig0"], "migrate", "gpu.to_device", (0, 2, 3), 1)
+SETTLED = WRITTEN + by("boot", TlbFlushed(0, 2, 3))
+"""A page that a CPU wrote, and that no TLB has any more."""
 MIGRATED = WRITTEN + TO_GPU
 BACK_BY_STORE = renamed(cpu_fault(TRYLOCKED_P), "touch", "write", (0, 2), 0)
 EVICTION = renamed([step for step in EVICT if step.task == "evict0"], "evict", "gpu.evict", (), 1)

@@ -11,16 +11,21 @@ from tests.spec import (
     calling_cases,
     contents_cases,
     entries_cases,
+    large_cases,
+    lifetimes_cases,
     locks_cases,
     notifiers_cases,
     page_tables_cases,
     references_cases,
 )
+from tests.spec.large_traces import LARGE_FLOWS
 from tests.spec.traces import FLOWS, judged
 
 TABLES = (
     calling_cases,
     entries_cases,
+    large_cases,
+    lifetimes_cases,
     locks_cases,
     references_cases,
     page_tables_cases,
@@ -55,10 +60,20 @@ def test_every_clause_with_a_predicate_has_a_case():
     assert all(case.broken for case in CASES)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+ALL_FLOWS = {**FLOWS, **LARGE_FLOWS}
+
+
+@pytest.mark.parametrize("name", ALL_FLOWS)
 def test_a_correct_flow_breaks_nothing(name):
-    trace, capabilities = FLOWS[name]
+    trace, capabilities = ALL_FLOWS[name]
     assert judged(trace, capabilities)[0] == []
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.elsewhere], ids=lambda case: case.clause)
+def test_a_clause_says_nothing_of_what_does_not_concern_it(case):
+    broken, reached = judged(case.elsewhere, case.capabilities)
+    assert broken == []
+    assert case.clause not in reached
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.clause)

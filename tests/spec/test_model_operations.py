@@ -183,10 +183,10 @@ def test_a_device_access_succeeds_if_it_took_place():
 def test_a_device_access_fails_for_a_reason():
     failed = operation("t1", "gpu.device_write", (0, 2), result=-14)
     assert refusals(MIGRATED + failed) == ["gpu.device_write(0, 2) ended with -14; allowed: nothing"]
-    assert refusals(MIGRATED + READ_ONLY + failed) == []
     assert refusals(MIGRATED + NAP + failed) == []
     read_only = by("boot", PteChanged(0, 2, private(10), private(10, write=False)))
     assert refusals(MIGRATED + read_only + failed) == []
+    assert refusals(MIGRATED + READ_ONLY + read_only + failed) == []
 
 
 # ---- faults --------------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from migrate_vma_spec.events import FolioFreed, MmCreated, MmExited, MmForked, OperationBegan, OperationEnded
+from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.model import REFERENCE, START, allowed, next_state
-from migrate_vma_spec.model.contents import allowed_access
+from migrate_vma_spec.model.reach import allowed_access
 from migrate_vma_spec.model.state import Seen
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.registry import REGISTRY
@@ -57,6 +58,15 @@ def test_rounds_of_faults_that_fail_come_back_to_the_same_memory():
 def test_dead_things_are_forgotten(end):
     after = memory_after(WRITTEN + end)
     assert (after.pages, after.overtaken, after.tasks) == (FRESH.pages, FRESH.overtaken, FRESH.tasks)
+
+
+def test_a_frame_that_is_freed_is_reached_through_no_tlb_any_more():
+    until = [step for step in DISCARD if not isinstance(step.event, OperationEnded)]
+    freed = [step for step in until if not isinstance(step.event, FolioFreed)]
+    assert memory_after(WRITTEN + freed).overtaken == FrozenMap({(0, 2): frozenset({1})})
+    assert memory_after(WRITTEN + until).overtaken == FRESH.overtaken
+    other = freed + by("boot", FolioFreed(3))
+    assert memory_after(WRITTEN + other).overtaken == FrozenMap({(0, 2): frozenset({1})})
 
 
 def test_an_address_space_that_exits_is_followed_no_more():

@@ -28,13 +28,18 @@ from migrate_vma_spec.events import (
     InvalidateBegan,
     LockDropped,
     LockTaken,
+    LruIsolated,
     MmCreated,
     MmExited,
     MmForked,
     Oops,
     OperationBegan,
     OperationEnded,
+    PageCacheAdded,
+    PageCopied,
+    PageFilled,
     PagesCalled,
+    PageWritten,
     PteChanged,
     RangeFaultBegan,
     RangeFaultEnded,
@@ -44,10 +49,11 @@ from migrate_vma_spec.events import (
     TlbFilled,
     TlbFlushed,
     VmaMapped,
+    VmaMoved,
     VmaUnmapped,
 )
 from migrate_vma_spec.judge import Judge
-from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Select, VmFault
+from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Pte, PteKind, Select, VmFault, VmFlags
 from tests.spec import alternative_cases
 from tests.spec.traces import (
     ABORTED,
@@ -229,6 +235,56 @@ def a_page_that_a_store_made_exclusive_migrates_as_such():
     place = len(BOOT + system_page())
     trace = collected()
     return trace[:place] + shared + trace[place:], TRYLOCKED
+
+
+TO_SWAP = PteChanged(0, 2, PTE_NONE, Pte(PteKind.SWAP, swap=7))
+FROM_SWAP = PteChanged(0, 2, Pte(PteKind.SWAP, swap=7), present(2))
+STORE = CpuAccessed(0, 2, 1, write=True)
+
+
+@accepted
+def a_page_is_read_back_from_swap_as_it_was():
+    out = (
+        PTL,
+        PteChanged(0, 2, present(1, dirty=True), PTE_NONE),
+        TO_SWAP,
+        PTL_OFF,
+        TlbFlushed(0, 2, 3),
+        PageWritten(1, None, 7),
+    )
+    back = (FolioAllocated(2, 1, locked=True), PageFilled(2, None, 7), FROM_SWAP, CpuAccessed(0, 2, 2, write=False))
+    return BOOT + system_page() + by("cpu1", STORE) + by("swap0", *out) + by("cpu1", *back), TRYLOCKED
+
+
+@accepted
+def a_page_that_reclaim_isolated_meanwhile_is_not_the_migrations():
+    trace = up_to(PINNED, the(PINNED, SetupReturned)[0])
+    return before(trace, trace[-1].event, LruIsolated(1, done=True, refcount=3), task="swap0"), TRYLOCKED
+
+
+@accepted
+def a_file_that_two_address_spaces_share_shows_what_either_wrote():
+    files = (MmCreated(1), *(VmaMapped(mm, 0, 8, RW, anonymous=False, file=0) for mm in (0, 1)))
+    page = (FolioAllocated(1, 1, locked=False), PageCacheAdded(1, 0, 2, 2), PageFilled(1, 0, 2))
+    mapped = (PteChanged(0, 2, PTE_NONE, present(1)), PteChanged(1, 2, PTE_NONE, present(1)))
+    stores = by("cpu1", STORE) + by("cpu2", CpuAccessed(1, 2, 1, write=True)) + by("cpu1", CpuAccessed(0, 2, 1, write=False))
+    return BOOT + by("boot", *files, *page, *mapped) + stores, TRYLOCKED
+
+
+@accepted
+def a_monitor_copies_a_page_in():
+    guarded = VmaMapped(0, 0, 8, RW | VmFlags.UFFD_MISSING, anonymous=True)
+    own = system_page(addr=1) + by("cpu1", CpuAccessed(0, 1, 1, write=True))
+    copy = (FolioAllocated(2, 1, locked=False), PageCopied(1, 2), PteChanged(0, 2, PTE_NONE, present(2)))
+    return BOOT + own + by("boot", guarded) + by("mon0", *copy) + by("cpu1", CpuAccessed(0, 2, 2, write=False)), TRYLOCKED
+
+
+@accepted
+def what_was_moved_is_read_where_it_is_now():
+    moved = (VmaMoved(0, 2, 3, 12), PteChanged(0, 2, present(1), PTE_NONE), PteChanged(0, 12, PTE_NONE, present(1)))
+    return BOOT + system_page() + by("cpu1", STORE) + by("mv0", *moved) + by(
+        "cpu1", CpuAccessed(0, 12, 1, write=False)
+    ), TRYLOCKED
 
 
 @pytest.mark.parametrize("name", TRACES)

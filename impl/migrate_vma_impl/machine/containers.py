@@ -22,6 +22,7 @@ from migrate_vma_impl.machine.container_locks import Fence, Lock, RwSem, SpinLoc
 from migrate_vma_impl.machine.container_values import Cell, Container, Counter, DeclarationError, DriverSlot, Map, Queue, brief
 from migrate_vma_impl.machine.traps import Key, Outcome
 from migrate_vma_impl.mm.mm_types import Folio, Mm
+from migrate_vma_impl.mm.page_alloc import first_fit
 from migrate_vma_spec.events import DeviceAccessed, DeviceMapped, DeviceUnmapped, Oops
 
 __all__ = [
@@ -51,18 +52,25 @@ _Free = tuple[int, ...] | None
 """The frame numbers of a free list in order, or None once it is closed."""
 
 
-def _pop(free: _Free, slot: DriverSlot) -> Outcome:
-    if not free:
+def _pop(free: _Free, slot: DriverSlot, order: int) -> Outcome:
+    head = first_fit(free, order) if free else None
+    if head is None:
         return (free,), None, slot.did("empty")
-    return (free[1:],), Folio(free[0]), slot.did(f"gave folio {free[0]}")
+    taken = range(head, head + (1 << order))
+    return (tuple(pfn for pfn in free or () if pfn not in taken),), Folio(head), slot.did(f"gave {_pages(head, order)}")
 
 
-def _push(free: _Free, slot: DriverSlot, folio: Folio) -> Outcome:
+def _pages(head: int, order: int) -> str:
+    return f"folio {head} of {1 << order} pages" if order else f"folio {head}"
+
+
+def _push(free: _Free, slot: DriverSlot, folio: Folio, order: int) -> Outcome:
     if free is None:
-        return (free,), None, slot.did(f"closed: folio {folio.pfn} stays out")
-    if folio.pfn in free:
-        return (free,), None, Oops(f"{slot.device} puts folio {folio.pfn} on its free list twice", folio.pfn)
-    return (tuple(sorted((*free, folio.pfn))),), None, slot.did(f"took folio {folio.pfn}")
+        return (free,), None, slot.did(f"closed: {_pages(folio.pfn, order)} stays out")
+    given = range(folio.pfn, folio.pfn + (1 << order))
+    if any(pfn in free for pfn in given):
+        return (free,), None, Oops(f"{slot.device} puts {_pages(folio.pfn, order)} on its free list twice", folio.pfn)
+    return (tuple(sorted((*free, *given))),), None, slot.did(f"took {_pages(folio.pfn, order)}")
 
 
 def _close(_: _Free, slot: DriverSlot) -> Outcome:
@@ -88,14 +96,14 @@ class FreeList(Container):
             raise DeclarationError(f"a FreeList({self.count}) for a device of {len(folios)} frames: raise `frames` of the driver")
         return tuple(folio.pfn for folio in folios[: self.count])
 
-    async def pop(self) -> Folio | None:
-        """A free page, or None. It is not initialised: see zone_device_page_init."""
-        folio = await traps.step(_pop, self.key, args=(self.at,))
+    async def pop(self, order: int = 0) -> Folio | None:
+        """A free page, or 1 << order of them that can be one folio, by the first; or None. See zone_device_page_init."""
+        folio = await traps.step(_pop, self.key, args=(self.at, order))
         return folio if isinstance(folio, Folio) else None
 
-    async def push(self, folio: Folio) -> None:
-        """From this step on another CPU may take the page: make it the last thing that folio_free does with it."""
-        await traps.step(_push, self.key, args=(self.at, folio))
+    async def push(self, folio: Folio, order: int = 0) -> None:
+        """From this step on another CPU may take the pages: make it the last thing that folio_free does with them."""
+        await traps.step(_push, self.key, args=(self.at, folio, order))
 
     async def close(self) -> None:
         """Give out no page any more, and keep none that comes back: the device is going away."""
@@ -107,12 +115,16 @@ class FreeList(Container):
 
 @frozen(order=True)
 class MirrorEntry:
-    """One entry of a device's page table. `pfn` is None where the CPU's page table has the zero page."""
+    """One entry of a device's page table. `pfn` is None where the CPU's page table has the zero page.
+
+    `atomic` says that the device has the page for itself (make_device_exclusive), as the driver noted it.
+    """
 
     mm: int
     addr: int
     pfn: int | None
     write: bool
+    atomic: bool = False
 
 
 _Table = tuple[MirrorEntry, ...]
@@ -170,9 +182,9 @@ class Mirror(Container):
     def first(self) -> Hashable:
         return ()
 
-    async def map(self, mm: Mm, addr: int, folio: Folio | None, write: bool) -> None:
+    async def map(self, mm: Mm, addr: int, folio: Folio | None, write: bool, atomic: bool = False) -> None:
         """Map the page, over what was there. `folio` is None for the zero page."""
-        entry = MirrorEntry(mm.number, addr, None if folio is None else folio.pfn, write)
+        entry = MirrorEntry(mm.number, addr, None if folio is None else folio.pfn, write, atomic)
         await traps.step(_map, self.key, args=(self.at, entry))
 
     async def unmap(self, mm: Mm, addr: int) -> bool:

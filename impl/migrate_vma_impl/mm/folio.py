@@ -7,6 +7,8 @@ A step on a frame that has no reference where the kernel needs one is use after 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import evolve
 
 from migrate_vma_impl.machine import traps
@@ -25,7 +27,47 @@ from migrate_vma_spec.events import (
     WaitEnded,
 )
 
+if TYPE_CHECKING:
+    from migrate_vma_impl.kernel import Kernel
+
 UNFAIRNESS = 5
+
+
+# ---- pages and their folios ------------------------------------------------------------------------------------------
+
+
+def _head(page: FolioState, *ancestors: FolioState) -> Outcome:
+    head = next((f for f in ancestors if f.pfn == page.head), page)
+    return (page, *ancestors), Folio(head.pfn), FolioRead(head.pfn, head.refcount, head.mapcount)
+
+
+async def page_folio(kernel: Kernel, page: Folio) -> Folio:
+    """page_folio: the head of the folio that a page belongs to. It stays so while the caller has the folio, or an entry of it
+    under its page-table lock.
+
+    Folios are naturally aligned, so only the frames that this one rounds down to can be its head, and one that is aligned for
+    the largest order is its own: no step is needed to know that.
+    """
+    order = kernel.config.pmd_order
+    if not page.pfn % (1 << order):
+        return page
+    heads = {page.pfn & ~((1 << k) - 1) for k in range(1, order + 1)} - {page.pfn}
+    ancestors = (Folio(pfn) for pfn in sorted(heads) if kernel.has_frame(pfn))
+    return await traps.step(_head, page, *ancestors)  # type: ignore[no-any-return]
+
+
+def _order(f: FolioState) -> Outcome:
+    return (f,), f.order, FolioRead(f.pfn, f.refcount, f.mapcount)
+
+
+async def folio_nr_pages(kernel: Kernel, folio: Folio) -> int:
+    """folio_nr_pages of a head. The caller has the folio, so that it stays as large as it is, or the page lock besides."""
+    if not kernel.config.pmd_order or folio.pfn % 2:
+        return 1
+    return 1 << int(await traps.step(_order, folio))
+
+
+# ---- references and the lock -----------------------------------------------------------------------------------------
 
 
 def _get(f: FolioState) -> Outcome:

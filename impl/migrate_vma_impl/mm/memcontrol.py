@@ -1,6 +1,8 @@
 """Memory control groups as far as migration meets them: a folio is charged, or it is not (mm/memcontrol.c).
 
-Uncharging is part of the step that puts the last reference (`swap.folio_put`); moving a charge is part of folio_migrate_flags.
+A folio is charged when it is allocated for a fault, a copy, a cache or a hole. Uncharging is part of the step that puts the last
+reference (`swap.folio_put`); moving a charge is part of folio_migrate_flags. A folio that is swapped out gives up its charge when
+it is freed, and the one that is read in is charged anew: that the swap slot remembers its group shows in no folio.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""The calls that drivers make to migrate pages to and from their memory: mm/migrate_device.c (7.3), order-0 anonymous memory.
+"""The calls that drivers make to migrate pages to and from their memory: mm/migrate_device.c (7.3).
 
     migrate_vma_setup -> (the driver fills dst and copies) -> migrate_vma_pages -> migrate_vma_finalize
-    migrate_device_range / _pfns -> (the same) -> migrate_device_pages -> migrate_device_finalize
+    migrate_device_range / _pfns -> (the same) -> migrate_device_pages -> migrate_device_finalize   (migrate_device_by_pfn.py)
 
 Rules:
 - Addresses are page numbers, so masking start and end (the kernel's first step) changes nothing; the order of the checks is the
   kernel's.
 - After setup, an entry with VALID stands for a page whose lock and one reference the library holds; what could not be taken is
   restored, unlocked, put, and 0. With the fault page the lock may be the fault handler's (`fault_page_locked`).
+- Lock, references and mappings are those of the page's folio. A large one has one entry, its first page's, with COMPOUND; those
+  of its other pages are 0.
 - An array too short for what would be stored in it, or an entry that names no page frame, is memory corruption in the kernel;
   here the machine stops and says so.
 - `call` numbers the migrations that a task has in flight, for the trace alone.
@@ -21,8 +23,8 @@ from typing import TYPE_CHECKING
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import swap
-from migrate_vma_impl.mm.folio import folio_get, folio_try_get, folio_trylock, folio_unlock
-from migrate_vma_impl.mm.migrate_device_collect import locked_by_fault
+from migrate_vma_impl.mm.folio import folio_get, folio_nr_pages, folio_unlock, page_folio
+from migrate_vma_impl.mm.migrate_device_collect import folio_of_fault, locked_by_fault
 from migrate_vma_impl.mm.migrate_device_pages import device_pages
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, MigrateVma
 from migrate_vma_spec.events import (
@@ -32,12 +34,18 @@ from migrate_vma_spec.events import (
     FolioRead,
     PagesCalled,
     PagesReturned,
-    RangeCalled,
-    RangeReturned,
     SetupCalled,
     SetupReturned,
 )
-from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, VM_SPECIAL, Errno, Lru, VmFlags, migrate_pfn, migrate_pfn_to_pfn
+from migrate_vma_spec.vocabulary import (
+    MIGRATE_PFN_COMPOUND,
+    MIGRATE_PFN_MIGRATE,
+    VM_SPECIAL,
+    Errno,
+    Lru,
+    VmFlags,
+    migrate_pfn_to_pfn,
+)
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
@@ -47,7 +55,7 @@ def _entries(array: list[int] | None) -> tuple[int, ...] | None:
     return None if array is None else tuple(array)
 
 
-async def _too_short(npages: int, *arrays: list[int]) -> bool:
+async def too_short(npages: int, *arrays: list[int]) -> bool:
     """Stop the machine where the kernel would run past the end of an array."""
     for array in arrays:
         if len(array) < npages:
@@ -57,8 +65,8 @@ async def _too_short(npages: int, *arrays: list[int]) -> bool:
 
 
 async def _malformed(kernel: Kernel, npages: int, *arrays: list[int]) -> bool:
-    """As `_too_short`, and where the kernel would take a page struct from nowhere."""
-    if await _too_short(npages, *arrays):
+    """As `too_short`, and where the kernel would take a page struct from nowhere."""
+    if await too_short(npages, *arrays):
         return True
     for array in arrays:
         for entry in array[:npages]:
@@ -112,7 +120,7 @@ async def _setup(kernel: Kernel, args: MigrateVma) -> int:
     if args.src is None or args.dst is None:
         return -Errno.EINVAL
     result = await kernel.generation.check_fault_page(kernel, args)
-    if result or await _too_short(nr_pages, args.src, args.dst):
+    if result or await too_short(nr_pages, args.src, args.dst):
         return result
     args.src[:nr_pages] = [0] * nr_pages
     args.cpages = 0
@@ -128,26 +136,30 @@ async def _setup(kernel: Kernel, args: MigrateVma) -> int:
 
 async def migrate_device_unmap(kernel: Kernel, src: list[int], npages: int, fault_page: Folio | None) -> int:
     """Isolate and unmap the collected pages everywhere, restore those that are pinned; the number that still migrates."""
-    unmapped = restore = 0
+    unmapped = restore = i = 0
     allow_drain = True
     await swap.lru_add_drain(kernel)
-    for i in range(npages):
-        folio = kernel.migrate_pfn_to_folio(src[i])
-        if folio is None:
+    while i < npages:
+        page = kernel.migrate_pfn_to_folio(src[i])
+        if page is None:
             unmapped += kernel.generation.steps.count_empty(src[i])
+            i += 1
             continue
+        folio = await page_folio(kernel, page)
+        nr = await folio_nr_pages(kernel, folio)
+        src[i] |= MIGRATE_PFN_COMPOUND if nr > 1 else 0
+        isolated = True
         if not kernel.is_zone_device(folio):
             allow_drain = await _drain_for(kernel, folio, allow_drain)
-            if not await swap.folio_isolate_lru(kernel, folio):
-                src[i] &= ~MIGRATE_PFN_MIGRATE
-                restore += 1
-                continue
-            await swap.folio_put(kernel, folio)
-        if await _unmap_page(kernel, folio, fault_page):
+            isolated = await swap.folio_isolate_lru(kernel, folio)
+            if isolated:
+                await swap.folio_put(kernel, folio)
+        if isolated and await _unmap_page(kernel, page, folio, fault_page):
             unmapped += 1
         else:
             src[i] &= ~MIGRATE_PFN_MIGRATE
             restore += 1
+        i += nr
     if restore:
         await _restore(kernel, src, npages, fault_page)
     return unmapped
@@ -172,10 +184,10 @@ async def _drain_for(kernel: Kernel, folio: Folio, allow_drain: bool) -> bool:
     return False
 
 
-async def _unmap_page(kernel: Kernel, folio: Folio, fault_page: Folio | None) -> bool:
+async def _unmap_page(kernel: Kernel, page: Folio, folio: Folio, fault_page: Folio | None) -> bool:
     """Remove what mappings are left, and see whether anybody else holds the page; False with the page back on the LRU."""
     await kernel.generation.steps.unmap_all(kernel, folio)
-    if await migrate_vma_check_page(kernel, folio, fault_page):
+    if await migrate_vma_check_page(kernel, page, folio, fault_page):
         return True
     if not kernel.is_zone_device(folio):
         await folio_get(folio)
@@ -184,8 +196,12 @@ async def _unmap_page(kernel: Kernel, folio: Folio, fault_page: Folio | None) ->
 
 
 def no_unexpected_references(f: FolioState, extra: int) -> bool:
-    """migrate_vma_check_page. A zone-device page has one reference of slack, left from the days of 1-based counts."""
-    return f.refcount - (extra + f.is_zone_device) <= f.mapcount
+    """migrate_vma_check_page. A zone-device page has one reference of slack, left from the days of 1-based counts.
+
+    A page in the page cache or the swap cache has that cache's reference besides.
+    """
+    cached = f.file is not None or f.swap is not None
+    return f.refcount - (extra + f.is_zone_device + cached) <= f.mapcount
 
 
 def _check(f: FolioState, good: Callable[[FolioState, int], bool], extra: int) -> Outcome:
@@ -193,21 +209,23 @@ def _check(f: FolioState, good: Callable[[FolioState, int], bool], extra: int) -
     return (f,), ok, FolioChecked(f.pfn, f.refcount, f.mapcount, ok)
 
 
-async def migrate_vma_check_page(kernel: Kernel, folio: Folio, fault_page: Folio | None) -> bool:
+async def migrate_vma_check_page(kernel: Kernel, page: Folio, folio: Folio, fault_page: Folio | None) -> bool:
     """Whether the page is unmapped, and held by the migration (and its fault) alone, as far as this weak test can tell."""
-    extra = 1 + (kernel.generation.fault_page_references if folio == fault_page else 0)
+    extra = 1 + (kernel.generation.fault_page_references if page == fault_page else 0)
     return bool(await traps.step(_check, folio, args=(kernel.generation.steps.check_page, extra)))
 
 
 async def _restore(kernel: Kernel, src: list[int], npages: int, fault_page: Folio | None) -> None:
     """Map again, unlock and put what was collected and does not migrate."""
+    fault_folio = await folio_of_fault(kernel, fault_page)
     for i in range(npages):
-        folio = kernel.migrate_pfn_to_folio(src[i])
-        if folio is None or src[i] & MIGRATE_PFN_MIGRATE:
+        page = kernel.migrate_pfn_to_folio(src[i])
+        if page is None or src[i] & MIGRATE_PFN_MIGRATE:
             continue
+        folio = await page_folio(kernel, page)
         await kernel.generation.steps.restore_mappings(kernel, folio, folio)
         src[i] = 0
-        await kernel.generation.steps.unlock_restored(kernel, folio, fault_page)
+        await kernel.generation.steps.unlock_restored(kernel, folio, fault_folio)
         await swap.folio_put(kernel, folio)
 
 
@@ -248,19 +266,22 @@ async def migrate_device_finalize(kernel: Kernel, src: list[int], dst: list[int]
 
 
 async def _finalize(kernel: Kernel, src: list[int], dst: list[int], npages: int, fault_page: Folio | None) -> None:
+    fault_folio = await folio_of_fault(kernel, fault_page)
     for i in range(npages):
-        folio, newfolio = kernel.migrate_pfn_to_folio(src[i]), kernel.migrate_pfn_to_folio(dst[i])
-        if folio is None:
+        page, newpage = kernel.migrate_pfn_to_folio(src[i]), kernel.migrate_pfn_to_folio(dst[i])
+        newfolio = None if newpage is None else await page_folio(kernel, newpage)
+        if page is None:
             if newfolio is not None:
                 await _release_destination(kernel, newfolio)
             continue
+        folio = await page_folio(kernel, page)
         if newfolio is None or not src[i] & MIGRATE_PFN_MIGRATE:
             if newfolio is not None:
                 await _release_destination(kernel, newfolio)
             newfolio = folio
         await kernel.generation.steps.add_to_lru(kernel, folio, newfolio)
         await kernel.generation.steps.map_destination(kernel, folio, newfolio)
-        await kernel.generation.steps.unlock_migrated(kernel, folio, fault_page)
+        await kernel.generation.steps.unlock_migrated(kernel, folio, fault_folio)
         await kernel.generation.steps.put_migrated(kernel, folio)
         if newfolio != folio:
             await _release_destination(kernel, newfolio)
@@ -272,8 +293,8 @@ async def _release_destination(kernel: Kernel, folio: Folio) -> None:
     await swap.folio_put(kernel, folio)
 
 
-async def unlock_unless_fault_page(kernel: Kernel, folio: Folio, fault_page: Folio | None) -> None:
-    if not locked_by_fault(kernel, folio, fault_page):
+async def unlock_unless_fault_page(kernel: Kernel, folio: Folio, fault_folio: Folio | None) -> None:
+    if not locked_by_fault(folio, fault_folio):
         await folio_unlock(folio)
 
 
@@ -281,40 +302,3 @@ async def add_destination_to_lru(kernel: Kernel, src: Folio, dst: Folio) -> None
     """What is mapped from now on goes on the LRU if it is a system page, a restored source included; what is freed does not."""
     if not kernel.is_zone_device(dst):
         await swap.folio_add_lru(kernel, dst)
-
-
-# ---- by frame number -------------------------------------------------------------------------------------------------
-
-
-async def _pfn_lock(kernel: Kernel, pfn: int) -> int:
-    """migrate_device_pfn_lock: reference and lock the page, or 0. The entry never carries WRITE."""
-    if not kernel.has_frame(pfn):
-        await traps.oops("migrate_device_range of a frame that does not exist", pfn)
-        return 0
-    folio = Folio(pfn)
-    if not await folio_try_get(folio):
-        return 0
-    if not await folio_trylock(folio):
-        await swap.folio_put(kernel, folio)
-        return 0
-    return migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE
-
-
-async def migrate_device_range(kernel: Kernel, src: list[int], start: int, npages: int, call: int = 0) -> int:
-    """Take the pages of `npages` frames from `start`, wherever they are mapped, without any address. Always 0."""
-    return await _migrate_pfns(kernel, src, list(range(start, start + npages)), npages, call)
-
-
-async def migrate_device_pfns(kernel: Kernel, src: list[int], npages: int, call: int = 0) -> int:
-    """As migrate_device_range, for the frame numbers that `src` holds on entry."""
-    return await _migrate_pfns(kernel, src, src[:npages], npages, call)
-
-
-async def _migrate_pfns(kernel: Kernel, src: list[int], pfns: list[int], npages: int, call: int) -> int:
-    await traps.note(RangeCalled(call, tuple(pfns)))
-    if not await _too_short(npages, src):
-        for i in range(npages):
-            src[i] = await _pfn_lock(kernel, pfns[i])
-        await migrate_device_unmap(kernel, src, npages, None)
-    await traps.note(RangeReturned(call, 0, tuple(src)))
-    return 0

@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from migrate_vma_impl.machine.locks import RwSem, SpinLock
-from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, Select, VmFlags
+from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, PteKind, Select, VmFlags
 
 
 @frozen
@@ -45,7 +45,8 @@ class FolioState:
     folio_mapcount there. A tail page has `head` set, and keeps nothing but `exclusive`, which belongs to each page.
 
     `charged` is its memcg charge, `exclusive` PageAnonExclusive, `anon_vma` its mapping if it is anonymous, `file` if it belongs
-    to a file, at page `index` of either; `swap` is its slot in the swap cache.
+    to a file, at page `index` of either; `swap` is its slot in the swap cache. `lazyfree` (MADV_FREE; PG_swapbacked clear) says
+    that its contents may be dropped while nobody writes them again.
 
     `queue` is PG_locked's wait queue; `handed` names the task that an unlock gave the lock to. `pins` counts the references among
     `refcount` that are pins (folio_maybe_dma_pinned): a page under DMA, which must not move.
@@ -73,10 +74,16 @@ class FolioState:
     head: int | None = None
     file: int | None = None
     swap: int | None = None
+    lazyfree: bool = False
 
     @property
     def is_zone_device(self) -> bool:
         return self.memory is not Memory.SYSTEM
+
+    @property
+    def maybe_dma_pinned(self) -> bool:
+        """folio_maybe_dma_pinned, where exclusivity is to be given up. A device-private page cannot be pinned."""
+        return self.pins > 0 and self.memory is not Memory.DEVICE_PRIVATE
 
 
 @frozen
@@ -102,6 +109,9 @@ class Vma:
     `anon_vma` is the number of the anon_vma that its anonymous folios belong to, shared with forked children; None for a shared
     mapping. `pgoff` is the page of the mapping that `start` shows: of the file where there is one, else of the anonymous memory
     itself (the address at which it was first mapped), so that it stays with the memory when mremap moves it.
+
+    `soft_dirty_tracked` is the absence of VM_SOFTDIRTY: clear_refs has begun to watch which pages are written. `uffd_forks` says
+    that the monitor of its userfaultfd follows forks (UFFD_FEATURE_EVENT_FORK).
     """
 
     mm: Mm
@@ -111,16 +121,60 @@ class Vma:
     anon_vma: int | None
     file: int | None = None
     pgoff: int = 0
+    soft_dirty_tracked: bool = False
+    uffd_forks: bool = False
+
+    @property
+    def anonymous(self) -> bool:
+        """vma_is_anonymous: no file is mapped, nor pages of a driver (MIXEDMAP), nor hugetlb memory, which is a file's.
+
+        Pages written through a private mapping of a file are anonymous all the same.
+        """
+        return self.file is None and not self.flags & (VmFlags.MIXEDMAP | VmFlags.HUGETLB)
+
+    def index_of(self, addr: int) -> int:
+        """linear_page_index: the page of the mapping that `addr` shows."""
+        return self.pgoff + addr - self.start
+
+    def address_of(self, index: int) -> int | None:
+        """vma_address: where the mapping's page `index` is shown, or None if it is not."""
+        addr = self.start + index - self.pgoff
+        return addr if self.start <= addr < self.end else None
+
+    def part(self, start: int, end: int) -> Vma:
+        """What [start, end), which lies inside, is when the VMA is split."""
+        return evolve(self, start=start, end=end, pgoff=self.index_of(start))
+
+
+@frozen
+class Userfault:
+    """A task in the wait queue of an address space's userfaultfd: for the page at `addr`, or for a fork to be noticed (None).
+
+    `told`: the monitor has read the message.
+    """
+
+    task: str
+    addr: int | None
+    write_protected: bool = False
+    told: bool = False
 
 
 @frozen
 class MmState:
-    """struct mm_struct: its VMAs in order of address, its users (0 once exited), and the devices subscribed to its notifiers."""
+    """struct mm_struct: its VMAs in order of address, its users (0 once exited), and the devices subscribed to its notifiers.
+
+    `vma_locks` are the locks of its VMAs that are held: the VMA's first page, and the number of readers, or, negative, how
+    often its writer took it. `flush_pending` counts those who change entries without mmap_lock for writing, and have yet to flush
+    (mm_tlb_flush_pending). `userfaults` are the tasks that wait for the monitor of its userfaultfd.
+    """
 
     number: int
     vmas: tuple[Vma, ...] = ()
     users: int = 1
     subscriptions: tuple[str, ...] = ()
+    vma_locks: tuple[tuple[int, int], ...] = ()
+    flush_pending: int = 0
+    userfaults: tuple[Userfault, ...] = ()
 
 
 @frozen
@@ -145,6 +199,16 @@ class PmdSlot:
 
 
 @frozen
+class PageTables:
+    """How many page tables an address space has (mm_struct.pgtables_bytes), and the key of that slot (an int).
+
+    Those that hang in the middle level, those deposited behind its leaves, and those allocated beforehand and not used yet.
+    """
+
+    mm: int
+
+
+@frozen
 class AnonVma:
     """The rmap tree that forked address spaces share, and the key of its slot: a tuple of the VMAs (Vma) in it.
 
@@ -157,6 +221,44 @@ class AnonVma:
     @property
     def rwsem(self) -> RwSem:
         return RwSem("anon_vma", self.number)
+
+
+@frozen
+class IMmap:
+    """The VMAs that map a file (address_space.i_mmap), and the key of its slot: a tuple of them in the order in which they joined,
+    as in AnonVma.
+    """
+
+    file: int
+
+    @property
+    def rwsem(self) -> RwSem:
+        return RwSem("i_mmap", self.file)
+
+
+@frozen
+class PageCache:
+    """The page cache of a file, and the key of its slot: a tuple with the frame number of each page of the file, or None."""
+
+    file: int
+
+
+@frozen
+class SwapSlot:
+    """A slot of the swap device, and the key of its slot of shared state (SwapSlotState)."""
+
+    number: int
+
+
+@frozen
+class SwapSlotState:
+    """An entry of the swap table: how many page-table entries hold the slot, and the folio that the swap cache has for it.
+
+    With neither it is free.
+    """
+
+    count: int = 0
+    folio: int | None = None
 
 
 @frozen
@@ -207,11 +309,27 @@ class PgmapState:
     dying: bool = False
 
 
+class FaultFlag(enum.IntFlag):
+    """enum fault_flag, the ones that handlers ask (include/linux/mm_types.h).
+
+    ALLOW_RETRY: the handler may drop the lock of the address space and answer RETRY. VMA_LOCK: that lock is the VMA's own.
+    UNSHARE: the page must become exclusive, but not writable (for a pin that only reads).
+    """
+
+    NONE = 0
+    ALLOW_RETRY = 1 << 2
+    UNSHARE = 1 << 10
+    VMA_LOCK = 1 << 12
+
+
 @define
 class FaultContext:
     """struct vm_fault: one fault on its way through the handlers. `orig_pte` is the entry as read without the lock.
 
-    `page` is the device-private page that a driver's migrate_to_ram is asked to bring back.
+    `orig_pmd` is the entry of the middle level, read so too: a leaf where the fault is one of the whole range that it maps.
+
+    `page` is the device-private page that a driver's migrate_to_ram is asked to bring back: of a large folio the page that was
+    touched, or its first one where the whole folio faults (`pmd_fault`; in C vmf->pte is NULL then).
     """
 
     vma: Vma
@@ -219,6 +337,12 @@ class FaultContext:
     write: bool
     orig_pte: Pte
     page: Folio | None = None
+    flags: FaultFlag = FaultFlag.NONE
+    orig_pmd: Pte = PTE_NONE
+
+    @property
+    def pmd_fault(self) -> bool:
+        return self.orig_pmd.kind is PteKind.DEVICE_PRIVATE
 
 
 SELECT_NOTHING = Select(0)

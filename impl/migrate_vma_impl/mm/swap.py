@@ -71,7 +71,7 @@ def _put_one(f: FolioState) -> tuple[FolioState, _Left]:
     gone = evolve(left, charged=False)
     if f.is_zone_device:
         # The flags go too, which the kernel leaves until the page is initialised again: nobody looks, and states meet.
-        gone = evolve(gone, exclusive=False, anon_vma=None, index=None, dirty=False, young=False, uptodate=False)
+        gone = evolve(gone, exclusive=False, anon_vma=None, index=None, dirty=False, young=False, uptodate=False, lazyfree=False)
     return gone, _Left.A_CHARGE if f.charged else _Left.NOTHING
 
 
@@ -109,11 +109,12 @@ def _add(f: FolioState, batch: tuple[int, ...]) -> Outcome:
         return (f, batch), False, Oops("folio_add_lru of a free folio", f.pfn)
     after = tuple(sorted((*batch, f.pfn)))
     event = LruAdded(f.pfn, f.refcount + 1)
-    return (evolve(f, lru=Lru.BATCHED, refcount=f.refcount + 1), after), len(after) >= PAGEVEC_SIZE, event
+    full = len(after) >= PAGEVEC_SIZE or f.order > 0
+    return (evolve(f, lru=Lru.BATCHED, refcount=f.refcount + 1), after), full, event
 
 
 async def folio_add_lru(kernel: Kernel, folio: Folio) -> None:
-    """folio_add_lru: into this CPU's batch, which takes a reference, and is drained when it is full."""
+    """folio_add_lru: into this CPU's batch, which takes a reference, and is drained when it is full, or by a large folio."""
     if await traps.step(_add, folio, ThisCpu(LruBatch)):
         await lru_add_drain(kernel)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.clauses.common import call_before, entry_at, is_migrating, pfn_of, show
+from migrate_vma_spec.clauses.common import call_before, entry_at, is_migrating, pfn_of, show, span
 from migrate_vma_spec.objects import HELD_NOTHING, Call, Fault, Held, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Party, step_clause
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_WRITE, Capability
@@ -63,8 +63,9 @@ def _bad_refill(world: World, task: TaskState, call: Call | None, event: ev.Entr
         return f"{what}, and the call is {call.phase.value if call is not None else 'not in flight'}"
     if event.index in call.refilled:
         return f"{what}, for the second time"
-    if call.mm != fault.mm or call.start + event.index != fault.addr:
-        return f"{what}, which is addr {call.start + event.index}; the fault is at {fault.addr}"
+    addr = call.start + event.index
+    if call.mm != fault.mm or not addr <= fault.addr < addr + span(world, event.entry):
+        return f"{what}, which is addr {addr}; the fault is at {fault.addr}"
     if pfn_of(event.entry) != fault.page or not is_migrating(event.entry):
         return f"{what}; pfn {fault.page}|VALID|MIGRATE is due"
     pte = world.pte(fault.mm, fault.addr)

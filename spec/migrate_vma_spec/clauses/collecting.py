@@ -9,18 +9,27 @@ from typing import cast
 
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.clauses.common import (
+    NOTHING_KINDS,
+    TABLE_EVENTS,
+    Changed,
+    at,
     call_before,
+    changes_of,
+    in_all,
     is_hole,
+    is_mapping,
     is_migrating,
-    pairs,
+    is_zone_device,
+    page_pairs,
     pfn_of,
     pfns_of,
     show,
 )
 from migrate_vma_spec.frozen_map import FrozenMap
-from migrate_vma_spec.objects import PAGE_KINDS, Call, Phase, VmaRange, World, ptl
+from migrate_vma_spec.objects import Call, Phase, VmaRange, World, ptl
 from migrate_vma_spec.registry import KEPT, Judgement, Level, Party, monitor, step_clause
 from migrate_vma_spec.vocabulary import (
+    MIGRATE_PFN_COMPOUND,
     MIGRATE_PFN_MIGRATE,
     Memory,
     PteKind,
@@ -86,21 +95,16 @@ def _not_selected(world: World, call: Call, pfn: int) -> str | None:
     party=Party.CORE,
     source="mm/migrate_device.c:migrate_vma_collect_pmd (6.1.192, 7.3.4); 5143192cd410",
     symptom="another driver's pages migrate, and the wrong driver's callback runs",
-    on=(ev.PteChanged, ev.SetupReturned),
+    on=(*TABLE_EVENTS, ev.SetupReturned),
 )
 def only_selected_pages(before: World, step: ev.Step, after: World) -> Judgement:
     """Setup MUST take only system pages if SELECT_SYSTEM is given, device pages of pgmap_owner if their flag is given, and
     nothing that another owns.
     """
     event = step.event
-    if isinstance(event, ev.PteChanged):
-        call = before.task(step.task).in_phase(Phase.COLLECTING)
-        if call is None or not call.vma or call.mm != event.mm or not call.start <= event.addr < call.end:
-            return None
-        if event.old.kind not in PAGE_KINDS or event.old.pfn is None or event.new.kind in PAGE_KINDS:
-            return None
-        reason = _not_selected(before, call, event.old.pfn)
-        return f"setup took the page of mm {event.mm} addr {event.addr}: {reason}" if reason else None
+    if isinstance(event, TABLE_EVENTS):
+        taking = before.task(step.task).in_phase(Phase.COLLECTING)
+        return None if taking is None else in_all(_taken(before, taking, change) for change in changes_of(event))
     event = cast("ev.SetupReturned", event)
     call = call_before(before, step, event.call)
     if call is None or event.result != 0:
@@ -110,6 +114,16 @@ def only_selected_pages(before: World, step: ev.Step, after: World) -> Judgement
         if reason:
             return f"setup returned a page that it must not take: {reason}"
     return KEPT if pfns_of(event.src) else None
+
+
+def _taken(world: World, call: Call, event: Changed) -> Judgement:
+    if not call.vma or call.mm != event.mm or not call.start <= event.addr < call.end:
+        return None
+    # A leaf that becomes a page table maps what it mapped.
+    if not is_mapping(event.old) or event.old.pfn is None or is_mapping(event.new) or event.new.kind is PteKind.TABLE:
+        return None
+    reason = _not_selected(world, call, event.old.pfn)
+    return f"setup took the page of {at(event)}: {reason}" if reason else None
 
 
 @step_clause(
@@ -143,7 +157,7 @@ def _forget_walk(seen: Seen, task: str) -> Seen:
     party=Party.CORE,
     source="mm/migrate_device.c:migrate_vma_collect_hole, migrate_vma_collect_pmd (6.1.192, 7.3.4)",
     symptom="memory that was never touched stays on the CPU, or a file's hole is filled with anonymous memory",
-    on=(ev.SetupCalled, ev.PteRead, ev.SetupReturned),
+    on=(ev.SetupCalled, ev.PteRead, ev.PmdRead, ev.SetupReturned),
     start=NOTHING_SEEN,
 )
 def holes_are_collected(memory: Seen, world: World, step: ev.Step) -> tuple[Seen, Judgement]:
@@ -160,6 +174,8 @@ def holes_are_collected(memory: Seen, world: World, step: ev.Step) -> tuple[Seen
         if call is None or call.mm != event.mm or not call.start <= event.addr < call.end or key in memory:
             return memory, None
         return (memory.set(key, event.pte.kind), None) if world.task(step.task).holds(ptl(event.mm)) else (memory, None)
+    if isinstance(event, ev.PmdRead):
+        return _see_leaf(memory, world, step.task, event), None
     event = cast("ev.SetupReturned", event)
     call = call_before(world, step, event.call)
     judgement = None
@@ -168,9 +184,25 @@ def holes_are_collected(memory: Seen, world: World, step: ev.Step) -> tuple[Seen
     return _forget_walk(memory, step.task), judgement
 
 
+def _see_leaf(seen: Seen, world: World, name: str, event: ev.PmdRead) -> Seen:
+    """An entry of the middle level that is empty is a hole of all its pages, looked at without a lock; the huge zero page is
+    looked at under it.
+    """
+    task = world.task(name)
+    call, kind = task.in_phase(Phase.COLLECTING), event.pmd.kind
+    if call is None or call.mm != event.mm or kind not in NOTHING_KINDS:
+        return seen
+    if kind is PteKind.ZERO and not task.holds(ptl(event.mm)):
+        return seen
+    for addr in range(max(call.start, event.addr), min(call.end, event.addr + event.pages)):
+        if (name, addr) not in seen:
+            seen = seen.set((name, addr), kind)
+    return seen
+
+
 def _judge_holes(seen: Seen, world: World, task: str, call: Call, src: tuple[int, ...]) -> Judgement:
     judgement: Judgement = None
-    for index, entry in enumerate(src):
+    for index, entry, _ in page_pairs(world, src, None):
         addr = call.start + index
         kind, vma = seen.get((task, addr)), world.vma(call.mm, addr)
         if vma is None or kind not in (None, PteKind.NONE, PteKind.ZERO):
@@ -180,7 +212,8 @@ def _judge_holes(seen: Seen, world: World, task: str, call: Call, src: tuple[int
                 return f"src[{index}] is {show(entry)} in a VMA that is not anonymous"
             continue
         wanted = MIGRATE_PFN_MIGRATE if _may_fill(vma, call, kind) else 0
-        if entry != wanted:
+        # That an entry may stand for several pages, C24 says.
+        if entry & ~MIGRATE_PFN_COMPOUND != wanted:
             return f"addr {addr} was {kind.value}, so src[{index}] must be {show(wanted)}, and it is {show(entry)}"
         judgement = KEPT
     return judgement
@@ -221,20 +254,22 @@ def holes_get_zeroes(memory: Pages, world: World, step: ev.Step) -> tuple[Pages,
     if isinstance(event, ev.PageCopied):
         return (memory | {event.dst} if event.src in memory else memory - {event.dst}), None
     if isinstance(event, ev.FolioAllocated | ev.FolioFreed):
-        return memory - {event.pfn}, None
+        return memory - set(range(event.pfn, event.pfn + (1 << event.order))), None
     if isinstance(event, ev.RmapAdded):
         # A page that pages() put into a hole is judged in finalize; any other mapped page has no hole to fill.
-        return memory if world.task(step.task).in_phase(Phase.MOVING) else memory - {event.pfn}, None
+        kept = world.task(step.task).in_phase(Phase.MOVING)
+        return memory if kept else memory - set(range(event.pfn, event.pfn + event.pages)), None
     if isinstance(event, ev.FinalizeReturned):
         call = call_before(world, step, event.call)
-        return memory - frozenset(pfns_of(call.dst if call else None)), None
+        given = {pfn_of(dst) for _, _, dst in page_pairs(world, None, call.dst if call else None)}
+        return memory - {pfn for pfn in given if pfn is not None}, None
     event = cast("ev.PagesCalled | ev.FinalizeCalled", event)
     return memory, _judge_zeroes(memory, world, event)
 
 
 def _judge_zeroes(zeroed: Pages, world: World, event: ev.PagesCalled | ev.FinalizeCalled) -> Judgement:
     judgement: Judgement = None
-    for index, entry, dst in pairs(event.src, event.dst):
+    for index, entry, dst in page_pairs(world, event.src, event.dst):
         pfn = pfn_of(dst)
         due = pfn is not None and (isinstance(event, ev.FinalizeCalled) or world.frame(pfn).memory is Memory.SYSTEM)
         if pfn is None or not due or not is_hole(entry):
@@ -249,16 +284,27 @@ def _judge_zeroes(zeroed: Pages, world: World, event: ev.PagesCalled | ev.Finali
     "C18",
     name="anonymous memory only",
     party=Party.CORE,
-    source="mm/migrate_device.c:migrate_vma_insert_page (6.1.192, 7.3.4)",
+    source="mm/migrate_device.c:__migrate_device_pages, migrate_vma_insert_page (6.1.192, 7.3.4)",
     symptom="a file mapping shows a page that is not the file's",
-    on=(ev.PteChanged,),
+    on=(ev.PteChanged, ev.PmdChanged, ev.FolioMoved),
 )
 def holes_of_anonymous_memory(before: World, step: ev.Step, after: World) -> Judgement:
-    """pages() MUST NOT fill a hole in a VMA that is not anonymous."""
-    event = cast("ev.PteChanged", step.event)
-    if event.old.kind not in (PteKind.NONE, PteKind.ZERO) or event.new.kind not in PAGE_KINDS:
+    """Only anonymous folios MUST go to device memory, the written pages of a private file mapping among them: pages() MUST NOT
+    move a folio of the page cache there, and MUST NOT fill a hole in a VMA that is not anonymous.
+    """
+    if isinstance(step.event, ev.FolioMoved):
+        return _file_moved(before, step.event)
+    event = cast("Changed", step.event)
+    if event.old.kind not in NOTHING_KINDS or not is_mapping(event.new):
         return None
     vma = before.vma(event.mm, event.addr)
     if vma is None or before.task(step.task).in_phase(Phase.MOVING) is None:
         return None
-    return KEPT if vma.anonymous else f"pages put pfn {event.new.pfn} at mm {event.mm} addr {event.addr}, a file's hole"
+    return KEPT if vma.anonymous else f"pages put pfn {event.new.pfn} at {at(event)}, a file's hole"
+
+
+def _file_moved(world: World, event: ev.FolioMoved) -> Judgement:
+    cached = world.extras.cached.get(event.pfn)
+    if cached is None or not is_zone_device(world.frame(event.dst).memory):
+        return None
+    return f"pfn {event.pfn}, page {cached[1]} of file {cached[0]}, was moved to device memory" if event.moved else KEPT

@@ -13,6 +13,7 @@ from migrate_vma_spec.clauses.common import (
     entry_at,
     is_migrating,
     is_zone_device,
+    page_pairs,
     pairs,
     pfn_of,
     pfns_of,
@@ -36,19 +37,62 @@ def _refilled(call: Call, pfn: int) -> bool:
     on=(ev.FolioMoved,),
 )
 def exact_count(before: World, step: ev.Step, after: World) -> Judgement:
-    """pages() MUST migrate a folio only if its refcount is the expected one: the library's reference, and for the fault page the
-    fault's.
+    """pages() MUST migrate a folio only if its refcount is the expected one: the library's reference, those of the page cache and
+    the swap cache, and for the fault page the fault's.
     """
     event = cast("ev.FolioMoved", step.event)
     task = before.task(step.task)
     call, fault = task.in_phase(Phase.MOVING), task.callback
     if call is None:
         return None
-    expected = 1 + (before.frame(event.pfn).mapcount or 0)
-    if fault is not None and fault.live and fault.page == event.pfn and not _refilled(call, event.pfn):
+    expected = 1 + (before.frame(event.pfn).mapcount or 0) + before.cache_refs(event.pfn)
+    ours = fault is not None and fault.page is not None and before.head(fault.page) == event.pfn
+    if fault is not None and fault.live and ours and not _refilled(call, event.pfn):
         expected += 1 if fault.refs - call.ledger.get(event.pfn, HELD_NOTHING).refs >= 1 else 0
     if event.moved and event.refcount != expected:
         return f"pfn {event.pfn} was moved with {event.refcount} references; {expected} are expected"
+    return KEPT
+
+
+Freed = frozenset[tuple[str, int]]
+
+
+@monitor(
+    "C75",
+    name="swap cache",
+    party=Party.CORE,
+    source="mm/migrate_device.c:__migrate_device_pages, folio_free_swap (6.12.107, 7.3.4)",
+    symptom="a page that is in the swap cache never migrates, or its swap slot names a page that no CPU can read",
+    on=(ev.SwapCacheRemoved, ev.FolioMoved, ev.PagesReturned),
+    start=frozenset[tuple[str, int]](),
+)
+def swap_cache_is_left_first(memory: Freed, world: World, step: ev.Step) -> tuple[Freed, Judgement]:
+    """pages() MUST move a folio of the swap cache to device memory only after it freed the swap slot, which it MUST NOT free
+    while an entry holds it; the folio's count MUST then be expected without the swap cache's reference.
+    """
+    event = step.event
+    if isinstance(event, ev.PagesReturned):
+        return frozenset(pair for pair in memory if pair[0] != step.task), None
+    if world.task(step.task).in_phase(Phase.MOVING) is None:
+        return memory, None
+    if isinstance(event, ev.SwapCacheRemoved):
+        holders = world.extras.swaps.get(event.swap, 0)
+        wrong = f"pages() freed swap slot {event.swap} of pfn {event.pfn}, which {holders} entries hold" if holders else None
+        return memory | {(step.task, event.pfn)}, wrong
+    event = cast("ev.FolioMoved", event)
+    judgement = _left_swap((step.task, event.pfn) in memory, world, event)
+    return memory - {(step.task, event.pfn)}, judgement
+
+
+def _left_swap(freed: bool, world: World, event: ev.FolioMoved) -> Judgement:
+    if event.moved and event.pfn in world.extras.swapped and is_zone_device(world.frame(event.dst).memory):
+        return f"pfn {event.pfn} was moved to device memory with swap slot {world.extras.swapped[event.pfn]}"
+    if not freed:
+        return None
+    # Whose references are in the way otherwise, C46 says.
+    alone = event.refcount == 1 + world.cache_refs(event.pfn) and event.refcount < event.expected
+    if not event.moved and alone:
+        return f"pfn {event.pfn} left the swap cache and has {event.refcount} references, and {event.expected} were expected"
     return KEPT
 
 
@@ -71,7 +115,8 @@ def pinned_pages_are_restored(memory: Suspects, world: World, step: ev.Step) -> 
     if isinstance(event, ev.FolioChecked):
         if call is None:
             return memory, None
-        expected = 1 + (call.fault_page == event.pfn) + is_zone_device(world.frame(event.pfn).memory) + event.mapcount
+        ours = call.fault_page is not None and world.head(call.fault_page) == event.pfn
+        expected = 1 + ours + is_zone_device(world.frame(event.pfn).memory) + event.mapcount + world.cache_refs(event.pfn)
         return (memory | {(step.task, event.pfn)} if event.refcount > expected else memory), None
     src = cast("ev.SetupReturned | ev.RangeReturned", event).src
     mine = sorted(pfn for name, pfn in memory if name == step.task)
@@ -127,11 +172,11 @@ def only_migrated_entries_are_mapped(before: World, step: ev.Step, after: World)
     for call in before.task(step.task).calls.values():
         if call.phase is not Phase.MOVED:
             continue
-        for index, entry, dst in pairs(call.src, call.dst):
+        for index, entry, dst in page_pairs(before, call.src, call.dst):
             if pfn_of(dst) == event.pfn:
                 migrated = is_migrating(entry)
                 return KEPT if migrated else f"{event.device} maps dst[{index}], pfn {event.pfn}: src[{index}] is {show(entry)}"
-    frame = before.frame(event.pfn)
+    frame = before.folio(event.pfn)
     if is_zone_device(frame.memory) and frame.allocated is False:
         return f"{event.device} maps pfn {event.pfn}, which is free"
     return None

@@ -8,7 +8,19 @@ from __future__ import annotations
 from typing import cast
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.clauses.common import call_before, is_hole, is_migrating, names, pairs, pfn_of, pfns_of, show
+from migrate_vma_spec.clauses.common import (
+    TABLE_EVENTS,
+    Changed,
+    call_before,
+    changes_of,
+    is_hole,
+    is_migrating,
+    names,
+    page_pairs,
+    pfn_of,
+    pfns_of,
+    show,
+)
 from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.objects import HELD_NOTHING, PAGE_KINDS, Call, Phase, World
 from migrate_vma_spec.registry import KEPT, Judgement, Party, monitor, step_clause
@@ -54,7 +66,7 @@ def valid_names_a_held_page(before: World, step: ev.Step, after: World) -> Judge
             if entry >> MIGRATE_PFN_SHIFT:
                 return f"src[{index}] is {show(entry)}: a page without VALID"
             continue
-        frame, held = after.frame(pfn), call.ledger.get(pfn, HELD_NOTHING)
+        frame, held = after.folio(pfn), call.ledger.get(after.head(pfn), HELD_NOTHING)
         if frame.allocated is False:
             return f"src[{index}] is {show(entry)}, and pfn {pfn} is free"
         if frame.locked is False or frame.holder not in (None, step.task):
@@ -84,7 +96,7 @@ def migrating_pages_are_unmapped(before: World, step: ev.Step, after: World) -> 
         pfn = pfn_of(entry)
         if pfn is None or not is_migrating(entry):
             continue
-        frame, mapped = after.frame(pfn), after.entries(pfn, PAGE_KINDS)
+        frame, mapped = after.folio(pfn), after.folio_entries(pfn, PAGE_KINDS)
         if mapped or frame.mapcount:
             return f"src[{index}] is {show(entry)}, and pfn {pfn} is mapped {frame.mapcount} times: {names(mapped)}"
         if frame.memory is Memory.SYSTEM and frame.lru not in (None, Lru.ISOLATED):
@@ -93,15 +105,17 @@ def migrating_pages_are_unmapped(before: World, step: ev.Step, after: World) -> 
     return judgement
 
 
-Touched = frozenset[tuple[str, int]]
+Touched = frozenset[tuple[str, int, bool]]
+"""(task, page, whether its setup isolated the page from the LRU)."""
+NOTHING_TOUCHED: Touched = frozenset()
 
 
 def _of_task(memory: Touched, task: str) -> list[int]:
-    return sorted(pfn for name, pfn in memory if name == task)
+    return sorted({pfn for name, pfn, _ in memory if name == task})
 
 
 def _without_task(memory: Touched, task: str) -> Touched:
-    return frozenset(pair for pair in memory if pair[0] != task)
+    return frozenset(line for line in memory if line[0] != task)
 
 
 @monitor(
@@ -110,8 +124,18 @@ def _without_task(memory: Touched, task: str) -> Touched:
     party=Party.CORE,
     source="mm/migrate_device.c:migrate_device_unmap restore loop (6.1.192, 7.3.4)",
     symptom="locks and references leak; the device copies a live page",
-    on=(ev.SetupCalled, ev.RangeCalled, ev.FolioGot, ev.FolioLocked, ev.PteChanged, ev.SetupReturned, ev.RangeReturned),
-    start=frozenset[tuple[str, int]](),
+    on=(
+        ev.SetupCalled,
+        ev.RangeCalled,
+        ev.FolioGot,
+        ev.FolioLocked,
+        ev.LruIsolated,
+        ev.LruPutBack,
+        *TABLE_EVENTS,
+        ev.SetupReturned,
+        ev.RangeReturned,
+    ),
+    start=NOTHING_TOUCHED,
 )
 def losers_are_restored(memory: Touched, world: World, step: ev.Step) -> tuple[Touched, Judgement]:
     """A page that setup could not take MUST be restored in full (page tables, LRU, lock, reference), and its src entry MUST be
@@ -121,18 +145,22 @@ def losers_are_restored(memory: Touched, world: World, step: ev.Step) -> tuple[T
     if isinstance(event, ev.SetupCalled | ev.RangeCalled):
         return _without_task(memory, step.task), None
     if isinstance(event, ev.SetupReturned | ev.RangeReturned):
-        judgement = _judge_losers(_of_task(memory, step.task), world, step)
+        judgement = _judge_losers(memory, world, step)
         return _without_task(memory, step.task), judgement
     if world.task(step.task).in_phase(Phase.COLLECTING) is None:
         return memory, None
-    if isinstance(event, ev.PteChanged):
-        pfn = event.new.pfn if event.new.kind is PteKind.MIGRATION else None
+    if isinstance(event, ev.LruIsolated):
+        return (memory | {(step.task, event.pfn, True)} if event.done else memory), None
+    if isinstance(event, ev.LruPutBack):
+        return memory - {(step.task, event.pfn, True)}, None
+    if isinstance(event, TABLE_EVENTS):
+        pfns = [change.new.pfn for change in changes_of(event) if change.new.kind is PteKind.MIGRATION]
     else:
-        pfn = cast("ev.FolioGot | ev.FolioLocked", event).pfn
-    return (memory if pfn is None else memory | {(step.task, pfn)}), None
+        pfns = [cast("ev.FolioGot | ev.FolioLocked", event).pfn]
+    return memory | {(step.task, pfn, False) for pfn in pfns if pfn is not None}, None
 
 
-def _judge_losers(touched: list[int], world: World, step: ev.Step) -> Judgement:
+def _judge_losers(memory: Touched, world: World, step: ev.Step) -> Judgement:
     returned = _returned(world, step)
     if returned is None:
         return None
@@ -140,16 +168,18 @@ def _judge_losers(touched: list[int], world: World, step: ev.Step) -> Judgement:
     for index, entry in enumerate(src):
         if entry and not is_migrating(entry):
             return f"src[{index}] is {show(entry)}: an entry that does not migrate is not 0"
-    losers = [pfn for pfn in touched if pfn not in pfns_of(src)]
+    taken = {world.head(pfn) for pfn in pfns_of(src)}
+    losers = [pfn for pfn in _of_task(memory, step.task) if world.head(pfn) not in taken]
     for pfn in losers:
-        frame, held = world.frame(pfn), call.ledger.get(pfn, HELD_NOTHING)
+        frame, held = world.folio(pfn), call.ledger.get(pfn, HELD_NOTHING)
         if held != HELD_NOTHING:
             return f"pfn {pfn} was not taken, and {held.refs} references and {held.locks} locks of it are kept"
         # Another migration may have begun on the page since it was restored.
         left = world.migration_entries(pfn) if frame.holder in (None, step.task) else []
         if left:
             return f"pfn {pfn} was not taken, and migration entries are left at {names(left)}"
-        if frame.lru is Lru.ISOLATED and frame.holder in (None, step.task):
+        isolated = (step.task, pfn, True) in memory and frame.lru is Lru.ISOLATED
+        if isolated and frame.holder in (None, step.task):
             return f"pfn {pfn} was not taken, and it is still isolated from the LRU"
     return KEPT if losers else None
 
@@ -164,13 +194,13 @@ NO_WRITABLE: Writable = FrozenMap()
     party=Party.BOTH,
     source="Documentation/mm/hmm.rst step 5; mm/migrate_device.c; mm/rmap.c:try_to_migrate_one (6.1.192, 7.3.4)",
     symptom="the device writes a copy-on-write page; a write permission is lost and a second fault follows",
-    on=(ev.SetupCalled, ev.PteChanged, ev.SetupReturned, ev.DeviceMapped),
+    on=(ev.SetupCalled, *TABLE_EVENTS, ev.SetupReturned, ev.DeviceMapped),
     start=NO_WRITABLE,
 )
 def write_is_the_mappings(memory: Writable, world: World, step: ev.Step) -> tuple[Writable, Judgement]:
     """WRITE in src MUST say whether the collected mapping allowed writes, and a migration entry MUST be writable where the
-    mapping was; the driver MUST NOT map the destination writable on the device unless WRITE is set (for a hole: unless the
-    VMA is writable).
+    mapping was (that of a device-exclusive page MAY be less); the driver MUST NOT map the destination writable on the device
+    unless WRITE is set (for a hole: unless the VMA is writable).
     """
     event = step.event
     if isinstance(event, ev.SetupCalled):
@@ -180,10 +210,14 @@ def write_is_the_mappings(memory: Writable, world: World, step: ev.Step) -> tupl
     if isinstance(event, ev.SetupReturned):
         judgement = _judge_write_flags(memory, world, step)
         return memory.drop_all(key for key in memory if key[0] == step.task), judgement
-    return _watch_unmapping(memory, world, step.task, cast("ev.PteChanged", event))
+    judgement = None
+    for change in changes_of(event):
+        memory, wrong = _watch_unmapping(memory, world, step.task, change)
+        judgement = judgement or wrong
+    return memory, judgement
 
 
-def _watch_unmapping(memory: Writable, world: World, name: str, event: ev.PteChanged) -> tuple[Writable, Judgement]:
+def _watch_unmapping(memory: Writable, world: World, name: str, event: Changed) -> tuple[Writable, Judgement]:
     task = world.task(name)
     call = task.in_phase(Phase.COLLECTING)
     if call is None or event.new.kind in PAGE_KINDS:
@@ -193,7 +227,8 @@ def _watch_unmapping(memory: Writable, world: World, name: str, event: ev.PteCha
         return memory, None
     if call.vma and event.mm == call.mm and call.start <= event.addr < call.end:
         memory = memory.set((name, event.addr), old.write)
-    if event.new.kind is PteKind.MIGRATION and old.write and not event.new.write:
+    lost = old.write and not event.new.write and old.kind is not PteKind.EXCLUSIVE
+    if lost and event.new.kind is PteKind.MIGRATION:
         return memory, f"the writable mapping of mm {event.mm} addr {event.addr} became a migration entry that is not writable"
     return memory, None
 
@@ -218,7 +253,7 @@ def _judge_device_write(world: World, name: str, event: ev.DeviceMapped) -> Judg
     for call in world.task(name).calls.values():
         if not call.vma or call.phase is not Phase.MOVED or call.mm != event.mm:
             continue
-        for index, entry, dst in pairs(call.src, call.dst):
+        for index, entry, dst in page_pairs(world, call.src, call.dst):
             if not event.write or event.pfn is None or pfn_of(dst) != event.pfn or call.start + index != event.addr:
                 continue
             vma = world.vma(call.mm, event.addr)

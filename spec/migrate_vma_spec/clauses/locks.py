@@ -29,9 +29,9 @@ def destinations_are_locked(before: World, step: ev.Step, after: World) -> Judge
     judgement: Judgement = None
     for index, entry in enumerate(event.dst or ()):
         pfn = pfn_of(entry)
-        if pfn is None or not before.frame(pfn).allocated:
+        if pfn is None or not before.folio(pfn).allocated:
             continue
-        if before.frame(pfn).locked is False:
+        if before.folio(pfn).locked is False:
             return f"dst[{index}] is pfn {pfn}, which is not locked"
         judgement = KEPT
     return judgement
@@ -66,7 +66,7 @@ def _refuse_fault_page(world: World, call: Call) -> str | None:
     """Why setup must refuse the fault page of this call."""
     if call.fault_page is None:
         return None
-    frame = world.frame(call.fault_page)
+    frame = world.folio(call.fault_page)
     if frame.memory not in (None, Memory.DEVICE_PRIVATE):
         return f"fault_page pfn {call.fault_page} is {frame.memory.value} memory"
     # Unlocked both before and after: nobody else's lock can have stood in for the fault handler's.
@@ -111,18 +111,50 @@ def fault_folio_stays_locked(before: World, step: ev.Step, after: World) -> Judg
     """
     task, event = before.task(step.task), step.event
     fault = task.callback
-    if fault is None or not fault.live or Capability.REFILL in before.capabilities:
+    # Where the library split the folio, C32 says what becomes of the lock.
+    if fault is None or fault.page is None or not fault.live or fault.split or Capability.REFILL in before.capabilities:
         return None
+    head = before.head(fault.page)
     if isinstance(event, ev.CallbackReturned):
-        return KEPT if fault.page in task.pages else None
-    if cast("ev.FolioUnlocked | ev.FolioLockMissed", event).pfn != fault.page:
+        return KEPT if head in task.pages else None
+    if cast("ev.FolioUnlocked | ev.FolioLockMissed", event).pfn != head:
         return None
     if isinstance(event, ev.FolioUnlocked):
-        return f"the fault page, pfn {fault.page}, was unlocked in the callback" if fault.page in task.pages else None
+        return f"the fault page, pfn {fault.page}, was unlocked in the callback" if head in task.pages else None
     call = task.in_phase(Phase.COLLECTING)
-    if call is None or call.fault_page != fault.page:
+    if call is None or call.fault_page is None or before.head(call.fault_page) != head:
         return None
     return f"setup tried to lock the fault page, pfn {fault.page}, which its caller has locked"
+
+
+@step_clause(
+    "C32",
+    name="the lock goes with the fault page",
+    party=Party.CORE,
+    source="mm/migrate_device.c:migrate_vma_split_folio (7.3.4)",
+    symptom="the fault handler unlocks a page that is not locked, and leaves another locked for ever",
+    on=(ev.SetupReturned,),
+    requires={Capability.FAULT_LOCK, Capability.COMPOUND},
+)
+def lock_goes_with_the_fault_page(before: World, step: ev.Step, after: World) -> Judgement:
+    """If setup splits the fault folio, it MUST hand the fault handler's lock and reference over to the folio that the fault page
+    is in then.
+    """
+    task = before.task(step.task)
+    fault = task.callback
+    if fault is None or fault.page is None or not fault.split:
+        return None
+    head = before.head(fault.page)
+    frame = before.frame(head)
+    if frame.locked is False or frame.holder not in (None, step.task):
+        return (
+            f"the folio of the fault page, pfn {fault.page}, was split, and its new one, pfn {head}, is not locked for the fault"
+        )
+    if fault.refs < 1:
+        return (
+            f"the folio of the fault page, pfn {fault.page}, was split, and nothing holds a reference to pfn {head} for the fault"
+        )
+    return KEPT
 
 
 @step_clause(
@@ -140,8 +172,9 @@ def fault_page_is_no_destination(before: World, step: ev.Step, after: World) -> 
     if fault is None or not fault.live or event.dst is None:
         return None
     for index, entry in enumerate(event.dst):
-        if pfn_of(entry) == fault.page:
-            return f"dst[{index}] is pfn {fault.page}, the fault page"
+        pfn = pfn_of(entry)
+        if pfn is not None and fault.page is not None and before.head(pfn) == before.head(fault.page):
+            return f"dst[{index}] is pfn {pfn}, the fault page"
     return KEPT
 
 
@@ -204,7 +237,7 @@ def unlock_before_put(before: World, step: ev.Step, after: World) -> Judgement:
     event = cast("ev.FolioPut", step.event)
     task = before.task(step.task)
     fault = task.fault
-    if fault is None or fault.stage is not Stage.RETURNED or fault.page != event.pfn:
+    if fault is None or fault.page is None or fault.stage is not Stage.RETURNED or before.head(fault.page) != event.pfn:
         return None
     if event.pfn in task.pages:
         return f"the reference to the fault page, pfn {event.pfn}, was put while its lock was held; {event.refcount} are left"
@@ -331,7 +364,9 @@ def own_notifier_needs_no_held_lock(before: World, step: ev.Step, after: World) 
 )
 def callback_under_mmap_lock(before: World, step: ev.Step, after: World) -> Judgement:
     """migrate_to_ram MUST be called with mmap_lock held, never with only a VMA's lock: such a fault is retried."""
-    event = cast("ev.CallbackEntered", step.event)
-    if before.task(step.task).holds(mmap_lock(event.mm)):
+    event, task = cast("ev.CallbackEntered", step.event), before.task(step.task)
+    if task.fault is not None and task.fault.vma_lock:
+        return f"migrate_to_ram for mm {event.mm} addr {event.addr} in a fault under the VMA's lock"
+    if task.holds(mmap_lock(event.mm)):
         return KEPT
     return f"migrate_to_ram for mm {event.mm} addr {event.addr} without mmap_lock"

@@ -8,15 +8,31 @@ from __future__ import annotations
 from typing import cast
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.clauses.common import call_before, is_migrating, is_zone_device, names, pairs, pfn_of, pfns_of
-from migrate_vma_spec.objects import PAGE_KINDS, Call, Invalidation, Phase, Stage, TaskState, World
+from migrate_vma_spec.clauses.common import (
+    NOTHING_KINDS,
+    TABLE_EVENTS,
+    Changed,
+    at,
+    call_before,
+    changes_of,
+    in_all,
+    is_mapping,
+    is_migrating,
+    is_zone_device,
+    names,
+    pages_of,
+    pairs,
+    pfn_of,
+    pfns_of,
+)
+from migrate_vma_spec.objects import NAMING_KINDS, Call, Invalidation, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Level, Party, Progress, monitor, progress_clause, step_clause
-from migrate_vma_spec.vocabulary import Capability, Errno, NotifyReason, Pte, PteKind, VmFault, VmFlags
+from migrate_vma_spec.vocabulary import Errno, NotifyReason, Pte, PteKind, VmFault, VmFlags
 
 
-def _brackets(range_: Invalidation, name: str, event: ev.PteChanged, call: Call) -> bool:
+def _brackets(range_: Invalidation, name: str, event: Changed, call: Call) -> bool:
     """True where this open range tells devices of the change that the task makes for the call."""
-    if range_.task != name or not range_.start <= event.addr < range_.end:
+    if range_.task != name or not range_.start <= event.addr <= event.addr + pages_of(event) <= range_.end:
         return False
     if range_.reason is NotifyReason.MIGRATE:
         return call.vma and range_.owner == call.owner
@@ -29,23 +45,28 @@ def _brackets(range_: Invalidation, name: str, event: ev.PteChanged, call: Call)
     party=Party.CORE,
     source="mm/migrate_device.c:migrate_vma_collect, __migrate_device_pages; mm/rmap.c:try_to_migrate_one (6.1.192, 7.3.4)",
     symptom="a device reads through a stale mapping",
-    on=(ev.PteChanged,),
+    on=TABLE_EVENTS,
 )
 def changes_are_bracketed(before: World, step: ev.Step, after: World) -> Judgement:
     """Every mapping that setup removes and every hole that pages() fills MUST lie in an open notifier range: MIGRATE with the
     call's owner in collect and insert, CLEAR without an owner in try_to_migrate.
     """
-    event = cast("ev.PteChanged", step.event)
     active = before.task(step.task).library
-    call = active[1] if active is not None else None
-    removed = event.old.kind in PAGE_KINDS and event.new.kind not in PAGE_KINDS
-    filled = event.old.kind in (PteKind.NONE, PteKind.ZERO) and event.new.kind in PAGE_KINDS
-    if call is None or not (removed if call.phase is Phase.COLLECTING else filled and call.phase is Phase.MOVING):
+    if active is None:
+        return None
+    return in_all(_is_bracketed(before, step.task, active[1], change) for change in changes_of(step.event))
+
+
+def _is_bracketed(before: World, name: str, call: Call, event: Changed) -> Judgement:
+    # A leaf that becomes a page table maps what it mapped.
+    removed = is_mapping(event.old) and not is_mapping(event.new) and event.new.kind is not PteKind.TABLE
+    filled = event.old.kind in NOTHING_KINDS and is_mapping(event.new)
+    if not (removed if call.phase is Phase.COLLECTING else filled and call.phase is Phase.MOVING):
         return None
     ranges = before.invalidations.get(event.mm, ())
-    if any(_brackets(range_, step.task, event, call) for range_ in ranges):
+    if any(_brackets(range_, name, event, call) for range_ in ranges):
         return KEPT
-    return f"mm {event.mm} addr {event.addr} was changed {call.phase.value}, outside of the notifier range that is due"
+    return f"{at(event)} was changed {call.phase.value}, outside of the notifier range that is due"
 
 
 @step_clause(
@@ -62,7 +83,8 @@ def own_mappings_are_invalidated(before: World, step: ev.Step, after: World) -> 
     """
     event = cast("ev.PageCopied", step.event)
     calls = before.task(step.task).calls.values()
-    if not any(event.src in pfns_of(call.src) for call in calls if call.phase in (Phase.COLLECTED, Phase.MOVED)):
+    migrating = [pfn for call in calls if call.phase in (Phase.COLLECTED, Phase.MOVED) for pfn in pfns_of(call.src)]
+    if event.src not in migrating and before.head(event.src) not in migrating:
         return None
     mapped = sorted(before.mirrored.get(event.src, ()))
     if mapped:
@@ -86,11 +108,12 @@ def device_maps_after_pages(before: World, step: ev.Step, after: World) -> Judge
         return None
     task = before.task(step.task)
     for call in task.calls.values():
-        if call.phase is Phase.MOVED and event.pfn in pfns_of(call.dst):
+        if call.phase is Phase.MOVED and {event.pfn, before.head(event.pfn)} & {*pfns_of(call.dst)}:
             return KEPT
-    early = any(call.phase is Phase.COLLECTED and event.pfn not in pfns_of(call.src) for call in task.calls.values())
+    head = before.head(event.pfn)
+    early = any(call.phase is Phase.COLLECTED and head not in pfns_of(call.src) for call in task.calls.values())
     # A page that the task locked, and that no page table knows, can only be the destination that it has just allocated.
-    if early and event.pfn in task.pages and event.pfn not in before.named:
+    if early and head in task.pages and not before.is_named(head):
         return f"{event.device} maps pfn {event.pfn} at mm {event.mm} addr {event.addr} before pages()"
     return None
 
@@ -183,7 +206,7 @@ def _waits_for(world: World, task: TaskState, pfn: int) -> bool:
     if fault is None or fault.stage is not Stage.HANDLING:
         return False
     pte = world.pte(fault.mm, fault.addr)
-    return pte.kind is PteKind.MIGRATION and pte.pfn == pfn
+    return pte.kind is PteKind.MIGRATION and pte.pfn is not None and world.head(pte.pfn) == pfn
 
 
 @step_clause(
@@ -205,7 +228,7 @@ def waiters_hold_no_reference(before: World, step: ev.Step, after: World) -> Jud
     fault = task.fault
     if pfn is None or fault is None or fault.stage is not Stage.HANDLING:
         return None
-    if fault.page == pfn and fault.refs > 0:
+    if fault.page is not None and before.head(fault.page) == before.head(pfn) and fault.refs > 0:
         return f"{step.task} waits for pfn {pfn} with {fault.refs} references to it"
     return KEPT
 
@@ -290,7 +313,7 @@ def no_drain_with_folio_locks(before: World, step: ev.Step, after: World) -> Jud
     """
     task = before.task(step.task)
     for pfn in sorted(task.pages):
-        entries = before.entries(pfn, frozenset({PteKind.DEVICE_PRIVATE}))
+        entries = before.folio_entries(pfn, frozenset({PteKind.DEVICE_PRIVATE}))
         if entries:
             return f"{step.task} drains every CPU with the lock of pfn {pfn} held, which {names(entries)} can fault on"
     return KEPT
@@ -308,30 +331,10 @@ def evicted_before_teardown(before: World, step: ev.Step, after: World) -> Judge
     """Before memunmap_pages the driver MUST get every page of the device back, as often as it takes."""
     event = cast("ev.DeviceUnbound", step.event)
     for pfn, frame in sorted(before.frames.items()):
-        if frame.owner == event.device and pfn in before.named:
-            return f"{event.device} goes while pfn {pfn} is still in page tables: {names(sorted(before.named[pfn]))}"
+        if frame.owner == event.device and before.is_named(pfn):
+            left = before.folio_entries(pfn, NAMING_KINDS)
+            return f"{event.device} goes while pfn {pfn} is still in page tables: {names(left)}"
     return KEPT
-
-
-@step_clause(
-    "C89",
-    name="driver data lives until the free callback",
-    party=Party.DRIVER,
-    source="drivers/gpu/drm/amd/amdkfd; drivers/gpu/drm/drm_pagemap.c (7.3.4)",
-    symptom="use after free",
-    on=(ev.ZoneDeviceDataRead,),
-)
-def driver_data_outlives_page(before: World, step: ev.Step, after: World) -> Judgement:
-    """What a driver reaches through zone_device_data MUST live until folio_free, and the driver MUST NOT look at it for a
-    page that is free.
-    """
-    event = cast("ev.ZoneDeviceDataRead", step.event)
-    fault = before.task(step.task).callback
-    given = fault is not None and fault.page == event.pfn and not fault.live
-    if given and Capability.REFILL not in before.capabilities:
-        # The fault handler gave the driver a page that it did not protect: C41 and C50 say so.
-        return None
-    return f"zone_device_data of pfn {event.pfn} was read, which is free" if before.frame(event.pfn).allocated is False else KEPT
 
 
 Tried = frozenset[str]

@@ -17,7 +17,7 @@ from migrate_vma_spec.clauses.common import (
 )
 from migrate_vma_spec.objects import HELD_NOTHING, Call, Held, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Party, step_clause
-from migrate_vma_spec.vocabulary import Capability, LockMode, Lru
+from migrate_vma_spec.vocabulary import Capability, LockMode, Lru, PteKind
 
 
 @step_clause(
@@ -37,14 +37,15 @@ def reference_before_callback(before: World, step: ev.Step, after: World) -> Jud
         fault = task.fault
         if fault is None:
             return None
-        if fault.page == event.pfn and fault.refs >= 1:
+        if fault.page is not None and before.head(fault.page) == before.head(event.pfn) and fault.refs >= 1:
             return KEPT
         return f"migrate_to_ram was called for pfn {event.pfn} without a reference taken under the PTL"
     event = cast("ev.FolioPut", event)
     fault, now = task.fault, after.task(step.task).fault
-    if fault is None or now is None or fault.stage is not Stage.CALLBACK or fault.page != event.pfn or not fault.live:
+    if fault is None or now is None or fault.page is None or fault.stage is not Stage.CALLBACK or not fault.live:
         return None
-    if fault.refs < 1 or now.refs >= 1:
+    # While the library splits the folio, C32 says what becomes of the reference.
+    if before.head(fault.page) != event.pfn or fault.split or fault.refs < 1 or now.refs >= 1:
         return None
     if Capability.REFILL in before.capabilities and (task.in_phase(Phase.FINALIZING) or not before.migration_entries(event.pfn)):
         return None
@@ -111,10 +112,11 @@ def _balanced(world: World, call: Call) -> Judgement:
     due = {pfn: Held(-1, -1) for pfn in pfns_of(call.dst)}
     # What was handed over by the fault handler is C93's.
     handed_over = {pfn_of(entry_at(call.src, index)) for index in call.refilled}
+    fault_folio = None if call.fault_page is None else world.head(call.fault_page)
     for pfn in sorted({*due, *call.ledger, *pfns_of(call.src)} - handed_over):
         wanted, held = due.get(pfn, HELD_NOTHING), call.ledger.get(pfn, HELD_NOTHING)
         # Whose the fault page's lock is, C31 says.
-        locks = wanted.locks if pfn == call.fault_page and Capability.FAULT_LOCK in world.capabilities else held.locks
+        locks = wanted.locks if pfn == fault_folio and Capability.FAULT_LOCK in world.capabilities else held.locks
         if (held.refs, locks) != (wanted.refs, wanted.locks):
             role = "destination" if pfn in pfns_of(call.dst) else "source"
             return (
@@ -124,13 +126,15 @@ def _balanced(world: World, call: Call) -> Judgement:
     return KEPT if pfns_of(call.src) or due else None
 
 
-def _in_dispute(task: TaskState, pfn: int) -> bool:
+def _in_dispute(world: World, task: TaskState, pfn: int) -> bool:
     """A page whose lock or reference other clauses (C28, C31, C36, C45) follow: a destination in finalize, the fault page
     after the callback.
     """
     call = task.in_phase(Phase.FINALIZING)
     fault = task.fault
-    after_callback = fault is not None and fault.stage is Stage.RETURNED and fault.page == pfn
+    after_callback = (
+        fault is not None and fault.stage is Stage.RETURNED and fault.page is not None and world.head(fault.page) == pfn
+    )
     return after_callback or (call is not None and pfn in pfns_of(call.dst))
 
 
@@ -140,7 +144,7 @@ def _leaks(world: World) -> Judgement:
         return None
     for pfn, frame in sorted(world.frames.items()):
         # What is still locked, or stood for by an entry, was left behind by a migration: other clauses say so.
-        if not frame.allocated or frame.refcount is None or frame.locked or pfn in world.named:
+        if not frame.allocated or frame.refcount is None or frame.locked or world.is_named(pfn) or world.cache_refs(pfn):
             continue
         if frame.refcount == 0:
             return f"pfn {pfn} has no reference left and was never freed"
@@ -169,13 +173,18 @@ def references_and_locks_balance(before: World, step: ev.Step, after: World) -> 
         return None if call is None else _balanced(before, call)
     if isinstance(event, ev.FolioUnlocked):
         holder = before.frame(event.pfn).holder
-        if holder in (None, step.task) or _in_dispute(task, event.pfn):
+        if holder in (None, step.task) or _in_dispute(before, task, event.pfn):
             return None
         return f"{step.task} unlocked pfn {event.pfn}, whose lock {holder} holds"
     if isinstance(event, ev.Oops):
         named = event.what.startswith(("folio_put", "folio_unlock")) and event.pfn is not None
-        return f"{event.what}: pfn {event.pfn}" if named and not _in_dispute(task, event.pfn or 0) else None
+        return f"{event.what}: pfn {event.pfn}" if named and not _in_dispute(before, task, event.pfn or 0) else None
+    if isinstance(event, ev.OperationEnded) and step.task in before.extras.spare:
+        return f"{step.task} allocated a page table that is neither in use nor freed"
     return _left_behind(before, task, isinstance(event, ev.FaultEnded))
+
+
+EXCLUSIVE = frozenset({PteKind.EXCLUSIVE})
 
 
 def _left_behind(world: World, task: TaskState, fault_ends: bool) -> Judgement:
@@ -187,6 +196,8 @@ def _left_behind(world: World, task: TaskState, fault_ends: bool) -> Judgement:
     # A device page whose lock was handed over and never given back is C94's.
     handed_over = Capability.REFILL in world.capabilities
     pages = [pfn for pfn in sorted(task.pages) if not (handed_over and is_zone_device(world.frame(pfn).memory))]
+    # The lock of a page that a driver has to itself is C91's.
+    pages = [pfn for pfn in pages if not world.folio_entries(pfn, EXCLUSIVE)]
     return f"page locks are held to the end: of {pages}" if pages else None
 
 
@@ -207,7 +218,7 @@ def published_dst_is_not_freed(before: World, step: ev.Step, after: World) -> Ju
     call = task.calls.get(event.call)
     finalizing = isinstance(event, ev.FinalizeCalled) and call is not None and call.phase is Phase.MOVED
     for index, entry in enumerate(event.dst or ()):
-        frame = before.frame(entry_pfn) if (entry_pfn := pfn_of(entry)) is not None else None
+        frame = before.folio(entry_pfn) if (entry_pfn := pfn_of(entry)) is not None else None
         if frame is None:
             continue
         if frame.allocated is False:
@@ -243,7 +254,7 @@ def fault_page_is_not_freed(before: World, step: ev.Step, after: World) -> Judge
     """
     event = step.event
     if isinstance(event, ev.CallbackEntered):
-        frame = before.frame(event.pfn)
+        frame = before.folio(event.pfn)
         dead = frame.allocated is False or frame.refcount == 0
         return f"migrate_to_ram was called for pfn {event.pfn}, which is free" if dead else None
     if isinstance(event, ev.CallbackReturned):
@@ -254,7 +265,7 @@ def fault_page_is_not_freed(before: World, step: ev.Step, after: World) -> Judge
     pfn = cast("ev.FolioPut | ev.FolioFreed", event).pfn
     for name, task in sorted(before.tasks.items()):
         fault = task.callback
-        if fault is None or not fault.live or fault.page != pfn:
+        if fault is None or not fault.live or fault.page is None or before.head(fault.page) != pfn:
             continue
         own = name == step.task and (task.in_phase(Phase.FINALIZING) or Capability.REFILL in before.capabilities)
         if not own:

@@ -13,19 +13,29 @@ Rules:
 - An address space is judged if the trace shows its life from the beginning (`MmCreated`, or the fork of one that it shows), a
   frame if the trace announces it (`FrameAdded`). What depends on something that the trace does not tell is not judged.
 
-Bounds: private anonymous memory, one page to a folio, no swap.
+- Every operation of a workload is one that it knows (`is_known`): what it does not know it does not judge.
+
+| module | what it says |
+|---|---|
+| `state.py` | what is remembered |
+| `contents.py` | where contents are, and how they move |
+| `reach.py` | what an access may find, and what is reachable when nothing runs |
+| `collecting.py`, `moving.py`, `calls.py` | what setup and device_range, and pages(), may leave in src, alone and in a race |
+| `operations.py`, `devices.py`, `faults.py` | results of system calls, of drivers' calls, of faults and of hmm_range_fault |
+| `steps.py`, `steps_memory.py`, `table.py` | which event is whose |
 """
 
 from __future__ import annotations
 
 from migrate_vma_spec.events import Step
+from migrate_vma_spec.model.operations import is_known
 from migrate_vma_spec.model.outcome import Outcome
 from migrate_vma_spec.model.state import START, ModelState
 from migrate_vma_spec.model.steps import allowed, kinds, next_state
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.registry import KEPT, Clause, Judgement, Level, Party
 
-__all__ = ["REFERENCE", "START", "ModelState", "Outcome", "allowed", "judge", "next_state"]
+__all__ = ["REFERENCE", "START", "ModelState", "Outcome", "allowed", "is_known", "judge", "next_state"]
 
 
 def judge(state: ModelState, world: World, step: Step) -> tuple[ModelState, Judgement]:

@@ -8,158 +8,29 @@ isolated or be shared, another had the entry. A call in a race of which the trac
 
 from __future__ import annotations
 
-from attrs import evolve
-
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Step
+from migrate_vma_spec.model.collecting import LEGACY_SLACK, found, hole, wish_of
+from migrate_vma_spec.model.moving import is_fillable, is_movable, left_behind, split_entries
 from migrate_vma_spec.model.outcome import Outcome, entry_words, outcome
 from migrate_vma_spec.model.state import Attempt, Entries, ModelState, Scope, Seen, What, replaced
-from migrate_vma_spec.objects import Call, Frame, VmaRange, World, mmap_lock, ptl
+from migrate_vma_spec.objects import Call, World, change, mmap_lock, ptl
 from migrate_vma_spec.vocabulary import (
+    MIGRATE_PFN_COMPOUND,
     MIGRATE_PFN_MIGRATE,
     MIGRATE_PFN_VALID,
-    MIGRATE_PFN_WRITE,
-    VM_SPECIAL,
-    Capability,
     Errno,
-    Lru,
     Memory,
     Pte,
     PteKind,
-    Select,
-    VmFlags,
     migrate_pfn,
     migrate_pfn_to_pfn,
 )
 
 REFUSED = -Errno.EINVAL
-NO_VMA_OF_SETUP = VM_SPECIAL | VmFlags.HUGETLB | VmFlags.DAX
-LEGACY_SLACK = 1
-"""One unexpected reference to a zone-device page passes the check of setup: the extra count of the days before v5.18."""
 
 
-# ---- what setup may collect ------------------------------------------------------------------------------------------------
-
-
-def setup_is_valid(world: World, event: ev.SetupCalled) -> bool:
-    """The checks of migrate_vma_setup; each of them gives the same error."""
-    vma = world.vma(event.mm, event.start)
-    if vma is None or vma.flags & NO_VMA_OF_SETUP or event.end <= event.start or event.end > vma.end:
-        return False
-    if event.nsrc is None or event.ndst is None:
-        return False
-    if event.fault_page is None or Capability.FAULT_PAGE not in world.capabilities:
-        return True
-    page = world.frame(event.fault_page)
-    return page.memory is Memory.DEVICE_PRIVATE and not (Capability.FAULT_LOCK in world.capabilities and page.locked is False)
-
-
-def collected(world: World, pte: Pte, vma: VmaRange | None, select: Select, owner: str | None) -> int:
-    """The src entry that this page-table entry gives, if its page can be taken."""
-    if pte.kind is PteKind.NONE:
-        return MIGRATE_PFN_MIGRATE if vma is not None and vma.anonymous else 0
-    if pte.kind is PteKind.ZERO:
-        return MIGRATE_PFN_MIGRATE if select & Select.SYSTEM else 0
-    if pte.pfn is None or pte.kind is PteKind.MIGRATION or not _is_selected(world.frame(pte.pfn), select, owner):
-        return 0
-    return migrate_pfn(pte.pfn) | MIGRATE_PFN_MIGRATE | (MIGRATE_PFN_WRITE if pte.write else 0)
-
-
-def _is_selected(frame: Frame, select: Select, owner: str | None) -> bool:
-    if frame.memory is Memory.DEVICE_PRIVATE:
-        return bool(select & Select.DEVICE_PRIVATE) and frame.owner == owner
-    if frame.memory is Memory.DEVICE_COHERENT:
-        return bool(select & Select.DEVICE_COHERENT) and frame.owner == owner
-    return bool(select & Select.SYSTEM)
-
-
-def is_stuck(world: World, pfn: int, fault_page: int | None) -> bool | None:
-    """Whether a call with nothing else running cannot take this page. None: the trace does not tell its counts."""
-    frame = world.frame(pfn)
-    is_fault_page = pfn == fault_page and Capability.FAULT_PAGE in world.capabilities
-    if frame.locked and not (is_fault_page and Capability.FAULT_LOCK in world.capabilities):
-        return True
-    if frame.refcount is None or frame.mapcount is None or frame.locked is None or frame.memory is None or frame.lru is None:
-        return None
-    if frame.refcount == 0:
-        return True
-    is_system = frame.memory is Memory.SYSTEM
-    if is_system and frame.lru in (Lru.OFF, Lru.ISOLATED):
-        return True
-    known = frame.mapcount + is_fault_page + (frame.lru is Lru.BATCHED)
-    return frame.refcount - known > (0 if is_system else LEGACY_SLACK)
-
-
-def setup_attempt(state: ModelState, world: World, event: ev.SetupCalled) -> Attempt:
-    if event.mm is None or event.mm not in state.followed:
-        return Attempt(valid=event.mm is not None)
-    if not setup_is_valid(world, event):
-        return Attempt(event.mm, event.start, valid=False)
-    choices: list[frozenset[int]] = []
-    for addr in range(event.start, event.end):
-        entry = collected(world, world.pte(event.mm, addr), world.vma(event.mm, addr), event.select, event.owner)
-        pfn = migrate_pfn_to_pfn(entry)
-        choices.append(_taken(entry, False if pfn is None else is_stuck(world, pfn, event.fault_page)))
-    return Attempt(event.mm, event.start, len(choices), tuple(choices))
-
-
-def _taken(entry: int, stuck: bool | None) -> frozenset[int]:
-    return frozenset({entry, 0} if stuck is None else {0} if stuck else {entry})
-
-
-def range_attempt(world: World, event: ev.RangeCalled) -> Attempt:
-    choices = tuple(
-        _taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, pfn in event.pfns[:index] or is_stuck(world, pfn, None))
-        for index, pfn in enumerate(event.pfns)
-    )
-    return Attempt(count=len(choices), alone=choices)
-
-
-# ---- what pages() may leave --------------------------------------------------------------------------------------------------
-
-
-def pages_attempt(state: ModelState, world: World, step: Step, event: ev.PagesCalled) -> Attempt:
-    call = world.task(step.task).calls.get(event.call)
-    if event.src is None or (call is not None and call.mm is not None and call.mm not in state.followed):
-        return Attempt()
-    call = call or Call(vma=event.vma, in_fault=False)
-    choices = tuple(_offered(world, call, event, index) for index in range(len(event.src)))
-    return Attempt(call.mm if event.vma else None, call.start, len(choices), choices)
-
-
-def _offered(world: World, call: Call, event: ev.PagesCalled, index: int) -> frozenset[int]:
-    """What pages() makes of one entry that it is given, with nothing else running."""
-    entry = (event.src or ())[index]
-    dst = event.dst[index] if event.dst is not None and index < len(event.dst) else 0
-    failed = entry & ~MIGRATE_PFN_MIGRATE
-    if not dst & MIGRATE_PFN_VALID or not entry & MIGRATE_PFN_MIGRATE:
-        return frozenset({failed})
-    pfn = migrate_pfn_to_pfn(entry)
-    if pfn is not None:
-        moves = is_movable(world, call, pfn)
-        return frozenset({entry, failed} if moves is None else {entry} if moves else {failed})
-    if call.mm is None:
-        return frozenset({entry, failed})
-    return frozenset({entry if _is_fillable(world, call.mm, call.start + index) else failed})
-
-
-def is_movable(world: World, call: Call, pfn: int) -> bool | None:
-    """Nobody maps the page or holds a reference that the migration does not know of. None: the trace does not tell."""
-    frame = world.frame(pfn)
-    if frame.refcount is None or frame.mapcount is None:
-        return None
-    fault_page = call.fault_page == pfn and Capability.FAULT_PAGE in world.capabilities
-    return frame.mapcount == 0 and frame.refcount == 1 + fault_page
-
-
-def _is_fillable(world: World, mm: int, addr: int) -> bool:
-    vma = world.vma(mm, addr)
-    if vma is None or not vma.anonymous or vma.flags & VmFlags.UFFD_MISSING:
-        return False
-    return world.pte(mm, addr).kind in (PteKind.NONE, PteKind.ZERO)
-
-
-# ---- what happens while a call runs ------------------------------------------------------------------------------------------
+# ---- what happens while a call runs ----------------------------------------------------------------------------------
 
 
 def lock_taken(state: ModelState, world: World, step: Step, event: ev.LockTaken) -> ModelState:
@@ -172,7 +43,11 @@ def lock_taken(state: ModelState, world: World, step: Step, event: ev.LockTaken)
         before if index in attempt.settled else before | _found(world, step.task, scope, attempt.mm, attempt.start + index)
         for index, before in enumerate(attempt.met or (frozenset[int](),) * attempt.count)
     )
-    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, met=met)))
+    return _attempting(state, step.task, scope, change(attempt, met=met))
+
+
+def _attempting(state: ModelState, task: str, scope: Scope, attempt: Attempt) -> ModelState:
+    return replaced(state, task, scope, change(scope, attempt=attempt))
 
 
 def _found(world: World, task: str, scope: Scope, mm: int, addr: int) -> frozenset[int]:
@@ -182,65 +57,97 @@ def _found(world: World, task: str, scope: Scope, mm: int, addr: int) -> frozens
         return frozenset()
     call = active[1]
     if scope.what is What.SETUP:
-        return frozenset({collected(world, world.pte(mm, addr), world.vma(mm, addr), call.select, call.owner)})
-    return frozenset({MIGRATE_PFN_MIGRATE if _is_fillable(world, mm, addr) else 0})
+        return found(world, wish_of(call), addr)
+    return _filling(world, call, mm, addr)
 
 
-def entry_changed(state: ModelState, world: World, step: Step, event: ev.PteChanged) -> ModelState:
-    """The call takes or fills an entry itself. What its lock shows it later is its own work."""
+def _filling(world: World, call: Call, mm: int, addr: int) -> frozenset[int]:
+    """What pages() leaves of the entry of a hole. One that was offered whole keeps COMPOUND, unless it is filled page by page."""
+    offered, _ = split_entries(world, call, call.offered or (), call.dst)
+    entry = offered[addr - call.start] if addr - call.start < len(offered) else MIGRATE_PFN_MIGRATE
+    if entry & MIGRATE_PFN_VALID:
+        return frozenset({MIGRATE_PFN_MIGRATE})
+    return frozenset({entry if is_fillable(world, mm, addr) else entry & ~MIGRATE_PFN_MIGRATE})
+
+
+def nothing_read(state: ModelState, world: World, step: Step, event: ev.PmdRead) -> ModelState:
+    """Setup takes an empty entry of the middle level for a hole without looking again under the lock."""
     scope = state.inner(step.task)
     attempt = scope.attempt if scope is not None else None
-    if scope is None or attempt is None or attempt.mm != event.mm:
+    active = world.task(step.task).library
+    if scope is None or attempt is None or attempt.mm != event.mm or scope.what is not What.SETUP or active is None:
         return state
-    index = event.addr - attempt.start
-    if not 0 <= index < attempt.count or index in attempt.settled:
+    block = range(event.addr, event.addr + event.pages)
+    met = list(attempt.met or (frozenset[int](),) * attempt.count)
+    for index in range(attempt.count):
+        if attempt.start + index in block and index not in attempt.settled:
+            met[index] |= hole(world, wish_of(active[1]), attempt.start + index, block)
+    return _attempting(state, step.task, scope, change(attempt, met=tuple(met)))
+
+
+def entry_changed(state: ModelState, world: World, step: Step, mm: int, addrs: range, old: Pte) -> ModelState:
+    """The call takes or fills these entries itself. What its lock shows it later is its own work.
+
+    What a split for this call puts back is not taken yet.
+    """
+    scope = state.inner(step.task)
+    attempt = scope.attempt if scope is not None else None
+    if scope is None or attempt is None or attempt.mm != mm:
+        return state
+    if scope.what is What.SETUP and old.kind is PteKind.MIGRATION:
+        return state
+    mine = [index for addr in addrs if 0 <= (index := addr - attempt.start) < attempt.count and index not in attempt.settled]
+    if not mine:
         return state
     met = attempt.met
     if met is not None:
-        now = _found(world, step.task, scope, event.mm, event.addr)
-        met = (*met[:index], now, *met[index + 1 :])
-    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, met=met, settled=attempt.settled | {index})))
+        now = {index: _found(world, step.task, scope, mm, attempt.start + index) for index in mine}
+        met = tuple(now.get(index, before) for index, before in enumerate(met))
+    return _attempting(state, step.task, scope, change(attempt, met=met, settled=attempt.settled.union(mine)))
 
 
-def skipped(state: ModelState, task: str, pfn: int) -> ModelState:
-    """The trace shows why the task's call cannot take this page."""
+def skipped(state: ModelState, world: World, task: str, pfn: int) -> ModelState:
+    """The trace shows why the task's call cannot take this page, and the others of its folio."""
     scope = state.inner(task)
     attempt = scope.attempt if scope is not None else None
     if scope is None or attempt is None or pfn in attempt.skipped:
         return state
-    return replaced(state, task, scope, evolve(scope, attempt=evolve(attempt, skipped=attempt.skipped | {pfn})))
+    return _attempting(state, task, scope, change(attempt, skipped=attempt.skipped.union(world.folio_pages(pfn))))
 
 
-def isolated(state: ModelState, step: Step, event: ev.LruIsolated) -> ModelState:
+def isolated(state: ModelState, world: World, step: Step, event: ev.LruIsolated) -> ModelState:
     """A page that was not on a list is tried once more after a drain of all CPUs."""
     if not event.done:
-        return skipped(state, step.task, event.pfn)
+        return skipped(state, world, step.task, event.pfn)
     scope = state.inner(step.task)
     attempt = scope.attempt if scope is not None else None
     if scope is None or attempt is None:
         return state
-    return replaced(state, step.task, scope, evolve(scope, attempt=evolve(attempt, skipped=attempt.skipped - {event.pfn})))
+    if event.pfn not in attempt.skipped:
+        return state
+    return _attempting(state, step.task, scope, change(attempt, skipped=attempt.skipped.difference(world.folio_pages(event.pfn))))
 
 
 def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioChecked) -> ModelState:
     """The check refused the page. That is a reason where somebody maps it or holds a reference that the call does not know of."""
-    frame = world.frame(event.pfn)
-    if frame.refcount is not None and frame.mapcount == 0:
+    folio = world.folio(event.pfn)
+    if folio.refcount is not None and folio.mapcount == 0:
         active = world.task(step.task).library
-        fault_page = active is not None and active[1].fault_page == event.pfn and Capability.FAULT_PAGE in world.capabilities
-        if frame.refcount <= 1 + fault_page + (frame.memory is not Memory.SYSTEM) * LEGACY_SLACK:
+        fault_page = active is not None and wish_of(active[1]).is_fault_page(world, event.pfn)
+        slack = (folio.memory is not Memory.SYSTEM) * LEGACY_SLACK
+        if folio.refcount <= 1 + fault_page + slack + world.cache_refs(event.pfn):
             return state
-    return skipped(state, step.task, event.pfn)
+    return skipped(state, world, step.task, event.pfn)
 
 
 def folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMoved) -> ModelState:
     """Whether pages() may move the page is decided by its counts as they are now."""
     active = world.task(step.task).library
-    moves = is_movable(world, active[1], event.pfn) if active is not None else None
-    return state if (event.moved if moves is None else moves) else skipped(state, step.task, event.pfn)
+    moves = is_movable(world, active[1], event.pfn, event.dst) if active is not None else None
+    return state if (event.moved if moves is None else moves) else skipped(state, world, step.task, event.pfn)
 
 
-# ---- what may be answered ------------------------------------------------------------------------------------------------------
+# ---- what may be answered --------------------------------------------------------------------------------------------
 
 
 def _setup_choices(scope: Scope, attempt: Attempt) -> Entries | None:
@@ -253,13 +160,21 @@ def _unless_skipped(entry: int, attempt: Attempt) -> int:
     return 0 if migrate_pfn_to_pfn(entry) in attempt.skipped else entry
 
 
-def _range_choices(attempt: Attempt, pfns: tuple[int, ...]) -> Entries:
+def _range_choices(world: World, attempt: Attempt, pfns: tuple[int, ...]) -> Entries:
     if attempt.alone is not None:
         return attempt.alone
-    return tuple(
-        _taken(migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE, pfn in pfns[:index] or pfn in attempt.skipped)
-        for index, pfn in enumerate(pfns)
-    )
+    return tuple(_ranged(world, attempt, pfns, index) for index in range(len(pfns)))
+
+
+def _ranged(world: World, attempt: Attempt, pfns: tuple[int, ...], index: int) -> frozenset[int]:
+    """In a race. Of a large folio, as it was when the call saw it or as it is now: what its head, or a page of it, may have."""
+    pfn = pfns[index]
+    plain = migrate_pfn(pfn) | MIGRATE_PFN_MIGRATE
+    if pfn in pfns[:index] or pfn in attempt.skipped:
+        return frozenset({0, MIGRATE_PFN_COMPOUND}) if pfn in attempt.large else frozenset({0})
+    if pfn not in attempt.large and len(world.folio_pages(pfn)) == 1:
+        return frozenset({plain})
+    return frozenset({plain, plain | MIGRATE_PFN_COMPOUND, 0, MIGRATE_PFN_COMPOUND})
 
 
 def _arrays(what: str, src: tuple[int, ...] | None, choices: Entries | None) -> list[Outcome]:
@@ -308,7 +223,7 @@ def allowed_range(state: ModelState, world: World, step: Step, event: ev.RangeRe
         return ()
     what = f"device range of {scope.attempt.count} pages"
     found = [outcome(f"{what} returned", event.result, {0})]
-    return (*found, *_arrays(what, event.src, _range_choices(scope.attempt, call.pfns)))
+    return (*found, *_arrays(what, event.src, _range_choices(world, scope.attempt, call.pfns)))
 
 
 def allowed_pages(state: ModelState, world: World, step: Step, event: ev.PagesReturned) -> tuple[Outcome, ...]:
@@ -318,19 +233,5 @@ def allowed_pages(state: ModelState, world: World, step: Step, event: ev.PagesRe
         return ()
     choices = scope.attempt.alone
     if choices is None or Seen.FAILED in scope.seen:
-        choices = tuple(_left(call, scope, scope.attempt, index) for index in range(scope.attempt.count))
+        choices = tuple(left_behind(world, call, scope, scope.attempt, index) for index in range(scope.attempt.count))
     return tuple(_arrays("pages()", event.src, choices))
-
-
-def _left(call: Call, scope: Scope, attempt: Attempt, index: int) -> frozenset[int]:
-    """What pages() may leave of an entry in a race, or after a failed allocation."""
-    entry = (call.offered or ())[index]
-    dst = call.dst[index] if call.dst is not None and index < len(call.dst) else 0
-    failed = entry & ~MIGRATE_PFN_MIGRATE
-    pfn = migrate_pfn_to_pfn(entry)
-    if not dst & MIGRATE_PFN_VALID or not entry & MIGRATE_PFN_MIGRATE or pfn in attempt.skipped:
-        return frozenset({failed})
-    if pfn is not None:
-        return frozenset({entry})
-    met = attempt.met[index] if attempt.met is not None else frozenset({entry, failed})
-    return met | {failed} if Seen.FAILED in scope.seen else met

@@ -36,8 +36,11 @@ def fault_words(result: VmFault) -> str:
     return result.name or "0" if result else "0"
 
 
-def frame_words(pfn: int | None) -> str:
-    return "the zero page" if pfn is None else f"frame {pfn}"
+def place_words(place: object) -> str:
+    """A frame by its number, nothing for the zero page; a page of a file or a swap slot says itself what it is."""
+    if place is None:
+        return "the zero page"
+    return f"frame {place}" if isinstance(place, int) else str(place)
 
 
 @frozen
