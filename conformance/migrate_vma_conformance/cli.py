@@ -95,6 +95,9 @@ def _processors() -> int:
 @cli.command()
 @click.argument("driver", default="test_hmm", metavar="[DRIVER]")
 @click.option("--generation", metavar="NAME|VERSION|all", help="Whose fault path; the newest kernel's unless given.")
+@click.option(
+    "--as-shipped", metavar="VERSION", multiple=True, help="A kernel with what it has wrong; can be given again."
+)
 @click.option("--preemption", type=click.Choice(["full", "voluntary", _BOTH]), default=_BOTH, show_default=True)
 @click.option("--fairness", type=click.Choice(_values(Fairness)), default=Fairness.STRONG.value, show_default=True)
 @click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
@@ -112,6 +115,7 @@ def check(
     *,
     driver: str,
     generation: str | None,
+    as_shipped: tuple[str, ...],
     preemption: str,
     fairness: str,
     profile: str,
@@ -135,7 +139,9 @@ def check(
     options = CheckOptions(models, Fairness(fairness), Profile(profile), seed, jobs, patch, scenarios)
     if output is not None:
         make_directory(output)
-    names = [generation] if generation is not None else [] if patch is not None else [newest_generation().name]
+    names = [*([generation] if generation is not None else []), *(kit.as_shipped(version).name for version in as_shipped)]
+    if not names and patch is None:
+        names = [newest_generation().name]
     interrupted = False
     try:
         with progress_bar() as progress:

@@ -21,7 +21,7 @@ from migrate_vma_conformance.pool import Lost, run_all
 from migrate_vma_conformance.probe import KnownRecord, know_driver, know_record
 from migrate_vma_conformance.replaying import replay
 from migrate_vma_conformance.scenarios import SCENARIOS, MakeCore, Scenario
-from migrate_vma_conformance.subject import MakeDriver, find_driver, find_generation, path_of
+from migrate_vma_conformance.subject import KNOWN_GENERATIONS, MakeDriver, as_shipped, find_driver, find_generation, path_of
 from migrate_vma_conformance.tokens import ABSENT
 from migrate_vma_conformance.unit import Outcome, Unit
 from migrate_vma_conformance.verdict import ClauseVerdict, Finding, GenerationReport, Report, ScenarioEvidence, conclude
@@ -32,7 +32,7 @@ from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.registry import Clause, Party
 from migrate_vma_spec.vocabulary import Capability
 
-__all__ = ["LIMITS", "NOT_COVERED", "Limits", "check", "check_core", "check_driver", "check_trace", "replay"]
+__all__ = ["LIMITS", "NOT_COVERED", "Limits", "as_shipped", "check", "check_core", "check_driver", "check_trace", "replay"]
 
 NOT_COVERED = (
     "weak memory order (the machine is sequentially consistent), interrupts, and NMIs",
@@ -180,7 +180,7 @@ def columns(generations: Sequence[Generation | str], patch: KnownRecord | None, 
     found: list[Column] = []
     for item in generations:
         for generation in GENERATIONS.values() if item == "all" else [find_generation(item) if isinstance(item, str) else item]:
-            if GENERATIONS.get(generation.name) is generation:
+            if KNOWN_GENERATIONS.get(generation.name) is generation:
                 column = Column(generation.name, generation.name, generation.capabilities)
             else:
                 patched = f"{ABSENT}{generation.name}>"
@@ -254,7 +254,7 @@ def units_of(
     limits = LIMITS[options.profile]
     make = None if inside is None else inside.adapted if column.adapted else inside.make
     for scenario in scenarios:
-        if column.adapted and scenario.driver is not None:
+        if (column.adapted and scenario.driver is not None) or not scenario.requires <= column.capabilities:
             continue
         for model in _models(scenario, options):
             yield Unit(

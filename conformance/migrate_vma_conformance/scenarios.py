@@ -49,7 +49,8 @@ class Scenario:
     `loads` are the operations that a driver must offer for the scenario to make sense; without them it is not run. `judges` are
     the clauses that it is judged by: where the scenario itself calls the kernel wrongly, nobody else is to be blamed for it.
     `adds_to` are the clauses to whose evidence it belongs, where that is not all of them; what it breaks counts for every
-    clause. With `lockstep` a fair cycle is looked for before the whole state graph is.
+    clause. With `lockstep` a fair cycle is looked for before the whole state graph is. It is run on generations that have what
+    it `requires`, and shows nothing on others.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Scenario:
     judges: frozenset[str] | None = None
     adds_to: frozenset[str] | None = None
     lockstep: bool = False
+    requires: frozenset[Capability] = frozenset()
 
     def concerns(self, clause: str) -> bool:
         return self.judges is None or clause in self.judges
@@ -150,6 +152,26 @@ async def batched_beside_forked(kernel: Kernel, driver: Driver) -> None:
     await syscalls.fork(kernel, PARENT, CHILD)
     await driver.open(CHILD)
     await syscalls.touch(kernel, PARENT, 0, write=True)
+
+
+async def one_large_system_folio(kernel: Kernel, driver: Driver) -> None:
+    """A folio of two pages, mapped by one leaf and written by the CPU."""
+    await driver.open(PARENT)
+    await syscalls.mmap(kernel, PARENT, 0, 2, READ_WRITE | VmFlags.HUGEPAGE)
+    await syscalls.touch(kernel, PARENT, 0, write=True)
+
+
+async def one_large_device_folio(kernel: Kernel, driver: Driver) -> None:
+    """The same folio, on the device."""
+    await one_large_system_folio(kernel, driver)
+    await driver.to_device(PARENT, 0, 2)
+
+
+async def one_split_device_leaf(kernel: Kernel, driver: Driver) -> None:
+    """The same folio, mapped page by page: the protection of one page was changed, and changed back."""
+    await one_large_device_folio(kernel, driver)
+    await syscalls.mprotect(kernel, PARENT, 0, 1, VmFlags.READ)
+    await syscalls.mprotect(kernel, PARENT, 0, 1, READ_WRITE)
 
 
 async def watched_hole(kernel: Kernel, driver: Driver) -> None:
@@ -267,6 +289,9 @@ _ONE_PAGE = Config(cpus=2, system_frames=3, addresses=1, mms=1)
 _ONE_PAGE_FORKED = Config(cpus=2, system_frames=4, addresses=1, mms=2)
 _TWO_PAGES_FORKED = Config(cpus=2, system_frames=5, addresses=2, mms=2)
 _THREE_PAGES = Config(cpus=2, system_frames=6, addresses=3, mms=2)
+_ONE_LEAF = Config(cpus=2, system_frames=6, addresses=2, mms=1, pmd_order=1)
+_ONE_LEAF_FORKED = evolve(_ONE_LEAF, system_frames=8, mms=2)
+_LARGE = frozenset({Capability.COMPOUND})
 
 _ALL = (
     Scenario(
@@ -473,6 +498,84 @@ _ALL = (
         workers=True,
         driver="wide",
         quick=True,
+    ),
+    Scenario(
+        "large-fault2",
+        "Two CPUs fault one large device folio.",
+        _ONE_LEAF,
+        one_large_device_folio,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, touch(PARENT, 1, write=False))),
+        progress=("C79", "C82", "C84"),
+        quick=True,
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-fault-pages",
+        "A CPU faults the second page of a large device folio that is mapped page by page.",
+        _ONE_LEAF,
+        one_split_device_leaf,
+        (Actor("t1", 0, touch(PARENT, 1, write=True)),),
+        progress=("C79", "C82"),
+        quick=True,
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-fault-range",
+        "The same, where the driver brings back the whole range.",
+        _ONE_LEAF,
+        one_split_device_leaf,
+        (Actor("t1", 0, touch(PARENT, 1, write=True)),),
+        progress=("C79", "C82"),
+        driver="wide",
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-fault-short",
+        "A CPU faults a large device folio while memory is short.",
+        _ONE_LEAF,
+        one_large_device_folio,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)),),
+        progress=("C82",),
+        short=True,
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-fault-forked",
+        "A CPU faults a large device folio that a child maps too.",
+        _ONE_LEAF_FORKED,
+        one_large_device_folio,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, fork)),
+        progress=("C82",),
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-fault-discard",
+        "A CPU faults a large device folio of which another discards a page.",
+        _ONE_LEAF,
+        one_large_device_folio,
+        (Actor("t1", 0, touch(PARENT, 1, write=True)), Actor("t2", 1, discard)),
+        progress=("C82",),
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-migrate-discard",
+        "A large folio goes to the device while another CPU discards one of its pages.",
+        _ONE_LEAF,
+        one_large_system_folio,
+        (Actor("t1", 0, to_device(PARENT, 0, 2)), Actor("t2", 1, discard)),
+        progress=("C82",),
+        workers=True,
+        requires=_LARGE,
+    ),
+    Scenario(
+        "large-evict",
+        "A CPU faults a large device folio that the driver evicts.",
+        _ONE_LEAF,
+        one_large_device_folio,
+        (Actor("t1", 0, touch(PARENT, 0, write=True)), Actor("t2", 1, evict)),
+        progress=("C82",),
+        loads=frozenset({Load.TO_DEVICE, Load.EVICT}),
+        requires=_LARGE,
     ),
 )
 

@@ -19,6 +19,7 @@ from attrs import frozen
 
 from migrate_vma_conformance.errors import SubjectError, UsageError, listed
 from migrate_vma_impl import generations
+from migrate_vma_impl.as_shipped import AS_SHIPPED
 from migrate_vma_impl.driver import Driver, Load
 from migrate_vma_impl.drivers import DRIVERS
 from migrate_vma_impl.generations import Generation
@@ -98,17 +99,40 @@ def _trouble(driver: Any, kernel: Kernel) -> str:
     return ""
 
 
+KNOWN_GENERATIONS = {
+    record.name: record
+    for record in (*generations.GENERATIONS.values(), *generations.COMPOUND_GENERATIONS.values(), *AS_SHIPPED.values())
+}
+"""Every record that a token can name: the generations, those with large device folios, and kernels as shipped."""
+
+
 def find_generation(name: str, source: str = "--generation") -> Generation:
     """A generation by name or by a kernel version that it stands for.
 
     Raises:
         UsageError: no such generation; the message lists names and versions.
     """
+    if name in KNOWN_GENERATIONS:
+        return KNOWN_GENERATIONS[name]
     try:
         return generations.find_generation(name)
     except ValueError as error:
         known = str(error).partition("There are: ")[2]
         raise UsageError(name, source, "there is no such generation", f"all, or one of: {known}") from None
+
+
+def as_shipped(version: str) -> Generation:
+    """The kernel of this version as it is, with what it has wrong.
+
+    Raises:
+        UsageError: what this version has wrong is not known here.
+    """
+    found = AS_SHIPPED.get(version)
+    if found is None:
+        raise UsageError(
+            version, "--as-shipped", "nobody has read what this kernel has wrong", f"one of: {listed(AS_SHIPPED)}"
+        )
+    return found
 
 
 def load_patch(path: str, source: str = "--patch") -> Generation:

@@ -44,10 +44,10 @@ from migrate_vma_impl.machine.automaton import ModelError, told
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.space import PrologueError, Space
 from migrate_vma_impl.machine.system import Preemption
-from migrate_vma_impl.mm.mm_types import PteSlot
+from migrate_vma_impl.mm.mm_types import Folio, PmdSlot, PteSlot
 from migrate_vma_spec.events import OperationBegan
 from migrate_vma_spec.registry import Clause, Progress
-from migrate_vma_spec.vocabulary import PteKind
+from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind
 
 SAMPLES = 200
 SAMPLE_SECONDS = 10.0
@@ -201,7 +201,7 @@ def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
         reached=frozenset(reached if sampled is None else reached | sampled.reached),
         examples=tuple(examples),
         weakest=weakest if graph.complete else {},
-        failure=raised or _not_set_up(space),
+        failure=raised or _not_set_up(space, SCENARIOS[unit.scenario].config.pmd_order),
     )
 
 
@@ -211,17 +211,25 @@ def _raised(space: Space) -> str:
     return next((ended.error for ended in ends if ended is not None and ended.error is not None), "")
 
 
-def _not_set_up(space: Space) -> str:
+def _not_set_up(space: Space, pmd_order: int) -> str:
     """What the prologue asked of the driver and did not get: a race for a page that is not on the device shows nothing."""
     for step in space.steps:
         if isinstance(step.event, OperationBegan) and step.event.name.endswith(f".{Load.TO_DEVICE.value}"):
             mm, start, end = step.event.arguments
             for addr in range(start, end):
-                kind = space.value(space.first, PteSlot(mm, addr)).kind
-                if kind is not PteKind.DEVICE_PRIVATE:
+                entry = _entry(space, mm, addr, pmd_order)
+                if entry.pfn is None or not space.value(space.first, Folio(entry.pfn)).is_zone_device:
                     what = f"{step.event.name}({mm}, {start}, {end})"
-                    return f"{what} did not bring page {addr} to the device: its entry is {kind.value}"
+                    return f"{what} did not bring page {addr} to the device: its entry is {entry.kind.value}"
     return ""
+
+
+def _entry(space: Space, mm: int, addr: int, pmd_order: int) -> Pte:
+    """The leaf of the middle level that maps the page, where there is one, or the page's own entry."""
+    pmd = PTE_NONE if not pmd_order else space.value(space.first, PmdSlot(mm, addr & -(1 << pmd_order)))
+    leaf = pmd.kind not in (PteKind.NONE, PteKind.TABLE)
+    found: Pte = pmd if leaf else space.value(space.first, PteSlot(mm, addr))
+    return found
 
 
 def _found_in_lockstep(unit: Unit, subject: Subject, found: FairCycle) -> Outcome:

@@ -74,9 +74,10 @@ class Workbench:
         self.kernel = Kernel(generation, config)
         self.driver: Driver = make_driver(self.kernel)
         self.kernel.attach(self.driver)
+        mms = [Mm(number) for number in range(config.mms)]
         self._workers = (
             *(Task(f"kworker/{cpu}", cpu, kworker, (self.kernel, cpu), daemon=True) for cpu in range(config.cpus)),
-            *(Task(f"monitor/{mm}", 0, userfaultfd_monitor, (self.kernel, Mm(mm), None), daemon=True) for mm in range(config.mms)),
+            *(Task(f"monitor/{mm.number}", 0, userfaultfd_monitor, (self.kernel, mm, None), daemon=True) for mm in mms),
         )
         self._opened = {FIRST.number}
         boot = Task("init", 0, _boot, (self.kernel, self.driver))

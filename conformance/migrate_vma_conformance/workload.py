@@ -91,7 +91,7 @@ class Act(enum.Enum):
 
     def is_offered(self, driver: Driver, config: Config) -> bool:
         """Whether the driver can do it, and the system has what it is about."""
-        if self in _OF_FILES and not config.files or self is Act.PAGEOUT and not config.swap_slots:
+        if (self in _OF_FILES and not config.files) or (self is Act.PAGEOUT and not config.swap_slots):
             return False
         if self in (Act.HUGE, Act.NO_HUGE) and not config.pmd_order:
             return False
@@ -255,7 +255,7 @@ def _move(plan: Plan, operation: Operation) -> Work | None:
     """To the pages right behind, round and round; where that would be over itself, one page to the other end."""
     start, end = plan.range(operation)
     to = end if 2 * end - start <= plan.kernel.config.addresses else 0
-    if to < start and start < end - start:
+    if to < start < end - start:
         start = end - 1
     return None if to == start else (syscalls.mremap, (plan.kernel, plan.user(operation), start, end, to))
 
@@ -386,5 +386,5 @@ _WORK: Mapping[Act, Callable[[Plan, Operation], Work | None]] = {
     Act.DROP_PAGE: _on_file(syscalls_files.drop_page),
     Act.PUNCH_HOLE: _on_file(syscalls_files.punch_hole),
     Act.HUGE: _on_range(syscalls.madvise_hugepage),
-    Act.NO_HUGE: _on_range(syscalls.madvise_hugepage, False),  # noqa: FBT003  (MADV_NOHUGEPAGE)
+    Act.NO_HUGE: _on_range(syscalls.madvise_hugepage, False),
 }

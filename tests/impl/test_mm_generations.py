@@ -17,6 +17,7 @@ from migrate_vma_impl.kernel import Config, Kernel
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.folio import folio_get, folio_unlock
+from migrate_vma_impl.mm.hmm import HmmRange
 from migrate_vma_impl.mm.mm_types import Folio, FolioState
 from migrate_vma_impl.mm.pgtable import flush_tlb_range
 from migrate_vma_impl.mm.swap import folio_put
@@ -36,6 +37,7 @@ from migrate_vma_spec.events import (
 from migrate_vma_spec.vocabulary import Capability, Memory, PteKind, VmFault, VmFlags
 from tests.impl.compound_stage import COMPOUND_STEPS
 from tests.impl.file_races import SWAP_STEPS
+from tests.impl.pages_stage import PagesStage, Taker
 from tests.impl.stage import DEVICE_PAGE, A, B, FakeDriver, Stage, Stopped
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -134,7 +136,20 @@ def test_the_kernel_takes_every_step_that_can_be_replaced():
     stage.touch(1, write=True)
     stage.run(syscalls.mprotect, stage.kernel, A, 0, 2, VmFlags.READ)
     stage.run(syscalls.mremap, stage.kernel, A, 0, 1, 3)
+    take_pages_away_and_look_at_them(used)
     assert {field.name for field in attrs.fields(Steps)} - used - COMPOUND_STEPS - SWAP_STEPS == set()
+
+
+def take_pages_away_and_look_at_them(used):
+    """A page that its device had for itself, and one of this device's memory that another device asks for."""
+    stage = PagesStage(Taker, devices=2)
+    stage.kernel.generation = WAITING.with_steps(**recording(used))
+    stage.touch(0, write=True)
+    stage.settle()
+    assert stage.run(stage.driver.exclusive, A, 0, 1) == 1
+    stage.touch(0, write=True)
+    assert stage.to_device() == 1
+    assert stage.run(stage.kernel.hmm_range_fault_unlocked, HmmRange("dev1", A, (), 0, 1, "dev1", write=True)) == 0
 
 
 # ---- a replaced step does what its bug did ---------------------------------------------------------------------------

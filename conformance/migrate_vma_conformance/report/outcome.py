@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from migrate_vma_conformance.report.table import runs
+from migrate_vma_conformance.subject import KNOWN_GENERATIONS
 from migrate_vma_conformance.verdict import Report, Verdict, exit_code
-from migrate_vma_impl.generations import GENERATIONS
 from migrate_vma_spec.registry import Level
 
 
 def column_sentence(name: str) -> str:
     """A column of the table in a sentence; empty for a generation of the caller's own, which says it itself."""
-    plain, plus, _ = name.partition("+")
-    generation = GENERATIONS.get(plain)
+    plain = name.removesuffix("+adapted")
+    generation = KNOWN_GENERATIONS.get(plain)
     if generation is None:
         return ""
-    return f"As {plain}, with the driver's variant that calls refill_fault_entry." if plus else generation.sentence
+    if plain != name:
+        return f"As {plain}, with the driver's variant that calls refill_fault_entry."
+    kernel, at, version = plain.partition("@")
+    own, plus, _ = kernel.partition("+")
+    large = " With device-private folios of more than a page." if plus else ""
+    shipped = f" With what {version} has wrong, as its source has it." if at else ""
+    return f"{KNOWN_GENERATIONS[own].sentence}{large}{shipped}"
 
 
 def result_sentence(report: Report, *, strict: bool = False) -> str:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from attrs import field, frozen
 
-from migrate_vma_impl.generations import Generation
+from migrate_vma_impl.driver import Driver
+from migrate_vma_impl.generations import ENTRY_FIRST, WAITING, Generation
+
+if TYPE_CHECKING:
+    from migrate_vma_impl.kernel import Kernel
 
 
 @frozen
@@ -42,3 +49,28 @@ class NotShown:
     clauses: tuple[str, ...] = ()
     commit: str = ""
     year: int | None = field(default=None)
+
+
+def driver_bug(
+    id_: str,
+    title: str,
+    sentence: str,
+    clauses: tuple[str, ...],
+    factory: Callable[[Kernel], Driver],
+    record: Generation = WAITING,
+    **known: str,
+) -> Bug:
+    """A fault of the driver that `factory` makes; `known` is the commit, year and kernels of one that a driver had."""
+    year = known.get("year")
+    return Bug(
+        id_,
+        title,
+        sentence,
+        clauses,
+        record,
+        f"{factory.__module__}:{factory.__name__}",
+        known.get("commit", ""),
+        int(year) if year else None,
+        known.get("kernels", ""),
+        adapted=record is ENTRY_FIRST,
+    )

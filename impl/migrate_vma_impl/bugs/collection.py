@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from migrate_vma_impl.bugs import drivers, fault, migration
+from migrate_vma_impl.bugs import drivers, drivers_fault, fault, migration
 from migrate_vma_impl.bugs.bug import Bug, NotShown
 
-BUGS: tuple[Bug, ...] = tuple(sorted((*fault.BUGS, *migration.BUGS, *drivers.BUGS), key=lambda bug: (not bug.commit, bug.id)))
+BUGS: tuple[Bug, ...] = tuple(
+    sorted((*fault.BUGS, *migration.BUGS, *drivers.BUGS, *drivers_fault.BUGS), key=lambda bug: (not bug.commit, bug.id))
+)
 """The historical ones first, by number; then those that were made up for a clause."""
 
 NOT_SHOWN: tuple[NotShown, ...] = (

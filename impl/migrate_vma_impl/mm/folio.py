@@ -48,12 +48,14 @@ async def page_folio(kernel: Kernel, page: Folio) -> Folio:
     Folios are naturally aligned, so only the frames that this one rounds down to can be its head, and one that is aligned for
     the largest order is its own: no step is needed to know that.
     """
-    order = kernel.config.pmd_order
-    if not page.pfn % (1 << order):
+    if not page.pfn % (1 << kernel.config.pmd_order):
         return page
-    heads = {page.pfn & ~((1 << k) - 1) for k in range(1, order + 1)} - {page.pfn}
-    ancestors = (Folio(pfn) for pfn in sorted(heads) if kernel.has_frame(pfn))
-    return await traps.step(_head, page, *ancestors)  # type: ignore[no-any-return]
+    return await traps.step(_head, page, *_possible_heads(kernel, page))  # type: ignore[no-any-return]
+
+
+def _possible_heads(kernel: Kernel, page: Folio) -> tuple[Folio, ...]:
+    heads = {page.pfn & ~((1 << order) - 1) for order in range(1, kernel.config.pmd_order + 1)} - {page.pfn}
+    return tuple(Folio(pfn) for pfn in sorted(heads) if kernel.has_frame(pfn))
 
 
 def _order(f: FolioState) -> Outcome:

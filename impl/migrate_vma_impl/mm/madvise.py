@@ -45,14 +45,19 @@ Behavior = Callable[["Kernel", Vma], Coroutine[Any, Any, None]]
 """What is done with the part of a VMA that lies in the range."""
 
 
-async def _for_each_vma(kernel: Kernel, mm: Mm, start: int, end: int, behavior: Behavior, refused: VmFlags) -> int:
-    """madvise_walk_vmas with mmap_lock for reading. A VMA with one of the flags `refused` ends it with -EINVAL."""
+async def _for_each_vma(
+    kernel: Kernel, mm: Mm, start: int, end: int, behavior: Behavior, refused: VmFlags, *, of_files: bool = True
+) -> int:
+    """madvise_walk_vmas with mmap_lock for reading.
+
+    A VMA with one of the flags `refused` ends it with -EINVAL; so does one of a file, unless `of_files`.
+    """
     if not in_range(kernel, start, end):
         return -Errno.EINVAL
     vmas = await mmap_read_lock(mm)
     result = 0 if covers(vmas, start, end) else -Errno.ENOMEM
     for vma in overlap(vmas, start, end):
-        if vma.flags & refused:
+        if vma.flags & refused or not (vma.anonymous or of_files):
             result = -Errno.EINVAL
             break
         await behavior(kernel, inside(vma, start, end))
@@ -75,8 +80,8 @@ async def madvise_dontneed_range(kernel: Kernel, mm: Mm, start: int, end: int) -
 
 
 async def madvise_free_range(kernel: Kernel, mm: Mm, start: int, end: int) -> int:
-    """MADV_FREE: the contents may be dropped when memory is short, unless they are written again. Private memory only."""
-    return await _for_each_vma(kernel, mm, start, end, _free, VmFlags.LOCKED | VmFlags.PFNMAP | VmFlags.SHARED)
+    """MADV_FREE: the contents may be dropped when memory is short, unless they are written again. No mapping of a file."""
+    return await _for_each_vma(kernel, mm, start, end, _free, VmFlags.LOCKED | VmFlags.PFNMAP, of_files=False)
 
 
 async def _free(kernel: Kernel, part: Vma) -> None:

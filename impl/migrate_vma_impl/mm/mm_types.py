@@ -225,7 +225,7 @@ class AnonVma:
 
 @frozen
 class IMmap:
-    """The VMAs that map a file (address_space.i_mmap), and the key of its slot: a tuple of them in the order in which they joined,
+    """The VMAs that map a file (address_space.i_mmap), and the key of its slot: a tuple of them in the order of joining,
     as in AnonVma.
     """
 

@@ -18,7 +18,6 @@ from migrate_vma_spec.clauses.common import (
     in_all,
     is_mapping,
     is_migrating,
-    is_zone_device,
     names,
     pages_of,
     pairs,
@@ -27,7 +26,7 @@ from migrate_vma_spec.clauses.common import (
 )
 from migrate_vma_spec.objects import NAMING_KINDS, Call, Invalidation, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Level, Party, Progress, monitor, progress_clause, step_clause
-from migrate_vma_spec.vocabulary import Errno, NotifyReason, Pte, PteKind, VmFault, VmFlags
+from migrate_vma_spec.vocabulary import Errno, Memory, NotifyReason, Pte, PteKind, VmFault, VmFlags
 
 
 def _brackets(range_: Invalidation, name: str, event: Changed, call: Call) -> bool:
@@ -369,8 +368,8 @@ def _judge_report(world: World, event: ev.RangeFaultEnded) -> Judgement:
     judgement: Judgement = None
     for pfn in event.pfns if event.result == 0 else ():
         frame = world.frame(pfn) if pfn is not None else None
-        if frame is None or not is_zone_device(frame.memory):
-            continue
+        if frame is None or frame.memory is not Memory.DEVICE_PRIVATE:
+            continue  # CPUs reach coherent memory, and so may any device that is told of it
         if frame.owner != event.device:
             return f"{event.device} was told of pfn {pfn}, which {frame.owner} owns"
         judgement = KEPT
