@@ -64,6 +64,8 @@ PLAIN = (Act.READ, Act.WRITE)
 class Living:
     """What lives: a driver on a generation, and the clauses that it is known to break, with what then follows.
 
+    An oops that it is known to come to is allowed by its words.
+
     `found` are clauses of which a break is known: it ends the life without a word, and what would have followed is not judged.
     """
 
@@ -203,8 +205,10 @@ class Life:
         if burst.end is End.RAISED and not self._over:
             raise Raised("; ".join(burst.errors), tuple(self._program))
         if burst.end is End.STOPPED and not self._blamed:
-            oops = burst.steps[-1].event
-            raise Stopped(f"oops: {oops.what if isinstance(oops, Oops) else oops}", tuple(self._program))
+            event = burst.steps[-1].event
+            oops = event.what if isinstance(event, Oops) else str(event)
+            if oops not in self._living.allow:
+                raise Stopped(f"oops: {oops}", tuple(self._program))
         self._over = True
 
 

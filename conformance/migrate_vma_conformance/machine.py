@@ -92,7 +92,7 @@ def make_machine(
         generation: the fault path that it runs on.
         config: the size of the kernel.
         preemption: where tasks lose their CPU.
-        allow: clauses that the subject is known to break: what is found of them is not reported.
+        allow: clauses that the subject is known to break, and oopses, by their words: what is found of them is not reported.
         title: names the subject in the class's name, under which Hypothesis keeps its examples; by itself the factory's name.
 
     Raises:
@@ -202,7 +202,7 @@ def run_state_machine(
         steps: how many operations and races a workload has at most.
         seed: the same seed gives the same examples; None: new ones each time, and those that failed before first.
         preemption: where tasks lose their CPU.
-        allow: clauses that the driver is known to break.
+        allow: clauses that the driver is known to break, and oopses, by their words.
         findings: how many clauses to find broken, at most.
 
     Raises:

@@ -186,10 +186,13 @@ class Plan:
         vma: Vma | None = find_vma(self.values[mm].vmas, start)
         return None if vma is None else (start, min(end, vma.end))
 
+    def folios(self) -> tuple[Folio, ...]:
+        """Every page frame there is: the system's, and the device's behind them."""
+        return (*(Folio(pfn) for pfn in self.kernel.system_pfns), *self.driver.folios)
+
     def pins(self) -> list[Folio]:
         """Page frames with a pin that no operation of this burst drops, once for each such pin."""
-        folios = (Folio(pfn) for pfn in self.kernel.system_pfns)
-        return [folio for folio in folios for _ in range(self.values[folio].pins - self.unpinned[folio.pfn])]
+        return [folio for folio in self.folios() for _ in range(self.values[folio].pins - self.unpinned[folio.pfn])]
 
 
 async def _only(function: Callable[..., Coroutine[Any, Any, Any]], *values: Any) -> None:
@@ -320,8 +323,7 @@ def _open(plan: Plan, operation: Operation) -> Work | None:
 
 
 def _borrow(plan: Plan, operation: Operation) -> Work | None:
-    folios = (*(Folio(pfn) for pfn in plan.kernel.system_pfns), *plan.driver.folios)
-    in_use = [folio for folio in folios if plan.values[folio].refcount]
+    in_use = [folio for folio in plan.folios() if plan.values[folio].refcount]
     if not in_use:
         return None
     return syscalls.speculative_reference, (plan.kernel, in_use[operation.addr % len(in_use)].pfn)

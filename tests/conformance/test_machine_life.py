@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from migrate_vma_conformance.explore.sampling import End
-from migrate_vma_conformance.life import CONFIG, NO_DRAWN, Living, Moment, broken_class, live, smallest
+from migrate_vma_conformance.life import CONFIG, NO_DRAWN, Living, Moment, Stopped, broken_class, live, smallest
 from migrate_vma_conformance.workbench import PATIENCE, Drawn, Workbench, schedule_to
 from migrate_vma_conformance.workload import Act, Operation
-from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm
+from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm, make_test_hmm_coherent
 from migrate_vma_impl.drivers.wide import make_wide
-from migrate_vma_impl.generations import TRYLOCKED, UNREFERENCED, WAITING
+from migrate_vma_impl.generations import TRYLOCKED, UNREFERENCED, WAITING, with_compound
 from migrate_vma_impl.kernel import Config
 from migrate_vma_impl.machine.system import Preemption
 from migrate_vma_impl.mm.mm_types import Mm
@@ -149,6 +150,26 @@ def program(*operations):
 
 def test_references_balance_at_the_end_with_pins_that_were_left():
     assert live(living(), program(Operation(Act.PIN), Operation(Act.DISCARD))) is None
+
+
+def test_references_balance_at_the_end_with_pins_of_device_memory_that_were_left():
+    subject = living(make_test_hmm_coherent)
+    assert live(subject, program(Operation(Act.TO_DEVICE), Operation(Act.PIN), Operation(Act.MUNMAP))) is None
+
+
+def test_a_pin_may_keep_a_page_of_the_device_where_it_is():
+    subject = living(make_test_hmm_coherent, allow=KNOWN - {"REF"})
+    assert live(subject, program(Operation(Act.TO_DEVICE), Operation(Act.PIN), Operation(Act.TO_SYSTEM))) is None
+
+
+def test_an_oops_is_allowed_by_its_words():
+    """A large folio is evicted, and there is none in system memory."""
+    steps = (Moment((Operation(Act.TO_DEVICE, more=3),)), Moment((Operation(Act.EVICT),), Drawn(refusals=((0, 0),))))
+    subject = living(generation=with_compound(WAITING), config=Config(addresses=4, pmd_order=2))
+    trouble = live(subject, steps)
+    assert isinstance(trouble, Stopped)
+    words = trouble.sentence.removeprefix("oops: ")
+    assert live(evolve(subject, allow=KNOWN | {words}), steps) is None
 
 
 def test_a_reference_that_is_kept_is_found_at_the_end():

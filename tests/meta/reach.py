@@ -1,12 +1,12 @@
 """Which functions of the simulated mm run in which generation, as the tests' runs show: a pytest plugin, and the table of it.
 
-    pytest -p tests.meta.reach --reach FILE tests/impl tests/litmus   what runs is added to FILE; may be done in parts, and under xdist
-    python -m tests.meta.reach FILE                                   docs/functions.md from FILE
-    python -m tests.meta.reach --check                                every public function has a row that says it is reached
+    pytest -p tests.meta.reach --reach FILE tests/impl   adds what runs to FILE: in parts if need be, and under xdist
+    python -m tests.meta.reach FILE                      docs/functions.md from FILE
+    python -m tests.meta.reach --check                   every public function has a row that says it is reached
 
 Rules:
-- A function runs when its code object is entered. The generation is that of the frame's argument `kernel`; a function without one,
-  as the effects of traps are, counts for the generation that was seen last.
+- A function runs when its code object is entered. The generation is that of the frame's argument `kernel`; a function
+  without one, as the effects of traps are, counts for the generation that was seen last.
 - Runs in child processes of a test are not seen.
 - The check compares names, never figures: a row goes stale when its function does.
 """

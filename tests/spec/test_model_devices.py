@@ -160,6 +160,9 @@ def test_a_fault_that_is_a_userfaultfds_is_told_to_its_monitor():
     assert fault(BOOT + GUARDED + GUARD) == set()
     assert fault(BOOT + GUARDED + GUARD, write=False) == {NONE}
     assert fault(BOOT + GUARD) == {NONE}
+    zero = by("boot", PteChanged(0, 2, PTE_NONE, Pte(PteKind.ZERO, uffd_wp=True)))
+    assert fault(BOOT + GUARDED + zero) == set()
+    assert fault(BOOT + GUARDED + zero, name="gpu.exclusive") == {SIGBUS}
 
 
 def test_who_cannot_wait_for_the_monitor_is_refused():

@@ -13,6 +13,7 @@ from migrate_vma_spec.events import (
     ExclusiveTaken,
     FaultBegan,
     FaultEnded,
+    FinalizeCalled,
     FinalizeReturned,
     FlagsMoved,
     FolioAllocated,
@@ -48,6 +49,7 @@ from migrate_vma_spec.events import (
     SetupReturned,
     TlbFilled,
     TlbFlushed,
+    VmaChanged,
     VmaMapped,
     VmaMoved,
     VmaUnmapped,
@@ -285,6 +287,12 @@ def what_was_moved_is_read_where_it_is_now():
     return BOOT + system_page() + by("cpu1", STORE) + by("mv0", *moved) + by(
         "cpu1", CpuAccessed(0, 12, 1, write=False)
     ), TRYLOCKED
+
+
+@accepted
+def an_entry_is_restored_before_mprotect_has_walked_to_it():
+    mprotect = (LockTaken("mmap_lock:0", LockMode.WRITE), VmaChanged(0, 0, 8, VmFlags.READ))
+    return before(EVICT, the(EVICT, FinalizeCalled)[0], *mprotect, task="cpu1"), TRYLOCKED
 
 
 @pytest.mark.parametrize("name", TRACES)

@@ -12,7 +12,16 @@ from typing import Any
 from attrs import fields
 
 from migrate_vma_spec import events as e
-from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, MIGRATE_PFN_WRITE, Pte, PteKind, VmFault, migrate_pfn_to_pfn
+from migrate_vma_spec.vocabulary import (
+    MIGRATE_PFN_COMPOUND,
+    MIGRATE_PFN_MIGRATE,
+    MIGRATE_PFN_WRITE,
+    Pte,
+    PteKind,
+    VmFault,
+    VmFlags,
+    migrate_pfn_to_pfn,
+)
 
 Words = Callable[[Any], str]
 
@@ -22,7 +31,13 @@ _ACCESSES = {"read", "write"}
 _ALLOCATION = "alloc"
 """What the data choices begin with in which an allocation fails."""
 
-_KINDS = {PteKind.PRESENT: "page", PteKind.DEVICE_PRIVATE: "device", PteKind.ZERO: "zero page"}
+_KINDS = {
+    PteKind.PRESENT: "page",
+    PteKind.DEVICE_PRIVATE: "device",
+    PteKind.ZERO: "zero page",
+    PteKind.EXCLUSIVE: "exclusive",
+    PteKind.TABLE: "a page table",
+}
 
 
 def pte(entry: Pte) -> str:
@@ -31,17 +46,20 @@ def pte(entry: Pte) -> str:
     bits = ("write", "exclusive", "young", "dirty", "soft_dirty", "uffd_wp")
     letters = "".join(letter for bit, letter in zip(bits, "wxydsu", strict=True) if getattr(entry, bit))
     number = "" if entry.pfn is None or entry.kind is PteKind.ZERO else f" {entry.pfn}"
+    if entry.swap is not None:
+        number = f" slot {entry.swap}"
     return f"{kind}{number}{f' {letters}' if letters else ''}"
 
 
 def entries(array: tuple[int, ...] | None) -> str:
-    """A src or dst array: `8m` migrates, `8mw` may be written, `-m` is a hole, `8` stays, `-` is empty."""
+    """A src or dst array: `8m` migrates, `8mw` may be written, `8mc` is a large folio, `-m` is a hole, `8` stays, `-` is empty."""
     return "NULL" if array is None else f"[{' '.join(_entry(value) for value in array)}]"
 
 
 def _entry(value: int) -> str:
     pfn = migrate_pfn_to_pfn(value)
-    flags = ("m" if value & MIGRATE_PFN_MIGRATE else "") + ("w" if value & MIGRATE_PFN_WRITE else "")
+    named = ((MIGRATE_PFN_MIGRATE, "m"), (MIGRATE_PFN_WRITE, "w"), (MIGRATE_PFN_COMPOUND, "c"))
+    flags = "".join(letter for bit, letter in named if value & bit)
     return f"{'-' if pfn is None else pfn}{flags}"
 
 
@@ -85,6 +103,28 @@ def _access(who: str) -> Words:
         return f"{who} {'writes' if event.write else 'reads'} address {event.addr}: {where}"
 
     return words
+
+
+def _leaf(event: Any) -> str:
+    return f"pmd mm{event.mm}:{event.addr}-{event.addr + event.pages - 1}"
+
+
+def _place(event: Any) -> str:
+    """Of a page that is read or written: in a file, or in swap."""
+    return f"swap slot {event.index}" if event.file is None else f"file {event.file}:{event.index}"
+
+
+def _flags(flags: VmFlags) -> str:
+    return "|".join(str(flag.name) for flag in VmFlags if flag and flag in flags) or "PROT_NONE"
+
+
+def _split(event: e.FolioSplit) -> str:
+    heads = range(event.pfn, event.pfn + (1 << event.order), 1 << event.new_order)
+    return f"split folio {event.pfn} into {' '.join(map(str, heads))}, refs {' '.join(map(str, event.refcounts))}"
+
+
+def _callback(event: e.SplitCallback) -> str:
+    return f"driver's split callback for {event.pfn}{'' if event.tail is None else f', new folio {event.tail}'}"
 
 
 def _wait(event: Any) -> str:
@@ -132,12 +172,34 @@ WORDS: dict[type[e.Event], Words] = {
     e.FolioChecked: _checked,
     e.FolioMoved: _moved,
     e.FlagsMoved: lambda v: f"flags {v.pfn} -> {v.dst}",
+    e.FolioSplit: _split,
+    e.SplitCallback: _callback,
+    e.FolioCleaned: lambda v: f"clean {v.pfn}",
+    e.FolioLazyfreed: lambda v: f"{v.pfn} may be dropped",
+    e.PageCacheAdded: lambda v: f"page cache gains {v.pfn} for file {v.file}:{v.index}, refs {v.refcount}",
+    e.PageCacheRemoved: lambda v: f"page cache loses {v.pfn} of file {v.file}:{v.index}, refs {v.refcount}",
+    e.SwapCacheAdded: lambda v: f"swap cache gains {v.pfn} for slot {v.swap}, refs {v.refcount}",
+    e.SwapCacheRemoved: lambda v: f"swap cache loses {v.pfn} of slot {v.swap}, refs {v.refcount}",
+    e.CacheRead: lambda v: f"{_place(v)} in the cache: {'nothing' if v.pfn is None else v.pfn}",
+    e.SwapCounted: lambda v: f"swap slot {v.swap} is held by {v.count} entries",
+    e.PageFilled: lambda v: f"read {v.pfn} from {_place(v)}",
+    e.PageWritten: lambda v: f"write {v.pfn} to {_place(v)}",
     e.CpuAccessed: _access("CPU"),
     e.DeviceAccessed: _access("device"),
     e.PageCopied: lambda v: f"copy {v.src} -> {v.dst}",
     e.PageCleared: lambda v: f"clear {v.pfn}",
     e.PteRead: lambda v: f"pte mm{v.mm}:{v.addr} is {pte(v.pte)}",
     e.PteChanged: lambda v: f"pte mm{v.mm}:{v.addr} {pte(v.old)} -> {pte(v.new)}",
+    e.PmdRead: lambda v: f"{_leaf(v)} is {pte(v.pmd)}",
+    e.PmdChanged: lambda v: f"{_leaf(v)} {pte(v.old)} -> {pte(v.new)}",
+    e.PmdSplit: lambda v: f"pmd mm{v.mm}:{v.addr} {pte(v.old)} split into {len(v.ptes)} entries",
+    e.PageTableAllocated: lambda v: f"mm{v.mm} gets a page table, has {v.tables}",
+    e.PageTableFreed: lambda v: f"mm{v.mm} frees a page table, has {v.tables}",
+    e.WriteProtectSeqChanged: lambda v: f"write_protect_seq of mm{v.mm}: {'fork begins' if v.writing else 'fork is done'}",
+    e.WriteProtectSeqRead: lambda v: f"write_protect_seq of mm{v.mm} {'changed: step back' if v.stale else 'is as it was'}",
+    e.LazyMmuEntered: lambda v: f"lazy mmu mode of mm{v.mm}",
+    e.LazyMmuLeft: lambda v: f"lazy mmu mode of mm{v.mm} ends",
+    e.FlushDeferred: lambda v: f"owes a tlb flush of mm{v.mm}:{_range(v)}",
     e.CacheFlushed: lambda v: f"flush cache mm{v.mm}:{v.addr}",
     e.TlbFilled: lambda v: f"tlb fill mm{v.mm}:{v.addr} {pte(v.pte)}",
     e.TlbFlushed: lambda v: f"tlb flush mm{v.mm}:{_range(v)}",
@@ -148,6 +210,9 @@ WORDS: dict[type[e.Event], Words] = {
     e.MmGetMissed: lambda v: f"get mm{v.mm} fails: it exits",
     e.MmPut: lambda v: f"put mm{v.mm}, users {v.users}",
     e.VmaMapped: lambda v: f"mm{v.mm}:{_range(v)} mapped",
+    e.VmaChanged: lambda v: f"mm{v.mm}:{_range(v)} is now {_flags(v.flags)}",
+    e.VmaMoved: lambda v: f"mm{v.mm}:{_range(v)} moves to {v.to}",
+    e.UserfaultRaised: lambda v: f"userfault mm{v.mm}:{v.addr} {'guarded' if v.write_protected else 'missing'}",
     e.VmaUnmapped: lambda v: f"mm{v.mm}:{_range(v)} unmapped",
     e.InvalidateBegan: lambda v: f"invalidate start mm{v.mm}:{_range(v)} {v.reason.value}",
     e.InvalidateEnded: lambda v: f"invalidate end mm{v.mm}:{_range(v)}",

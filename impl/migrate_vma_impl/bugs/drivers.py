@@ -1,4 +1,4 @@
-"""Faults of drivers on the way to the device and in their bookkeeping: lines of the kernel's test driver left out or done wrong."""
+"""Faults of drivers on the way to the device and in their mirror: lines of the kernel's test driver left out or done wrong."""
 
 from __future__ import annotations
 

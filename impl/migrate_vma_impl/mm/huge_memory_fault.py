@@ -101,7 +101,7 @@ async def do_huge_pmd_anonymous_page(kernel: Kernel, vmf: FaultContext) -> VmFau
     await pte_free(kernel, mm)
     if folio is not None:
         await swap.folio_put(kernel, folio)
-    return await handle_userfault(vmf, write_protected=False) if missing else VmFault.NONE
+    return await handle_userfault(kernel, vmf, write_protected=False) if missing else VmFault.NONE
 
 
 async def new_zeroed_huge_folio(kernel: Kernel) -> Folio | None:
@@ -131,7 +131,7 @@ async def _map_new(kernel: Kernel, vma: Vma, addr: int, folio: Folio | None) -> 
 async def wp_huge_pmd(kernel: Kernel, vmf: FaultContext) -> VmFault:
     """wp_huge_pmd: a store that userfaultfd guards is its monitor's; else do_huge_pmd_wp_page."""
     if not vmf.flags & FaultFlag.UNSHARE and userfaultfd_pte_wp(vmf, vmf.orig_pmd):
-        return await handle_userfault(vmf, write_protected=True)
+        return await handle_userfault(kernel, vmf, write_protected=True)
     return await do_huge_pmd_wp_page(kernel, vmf)
 
 

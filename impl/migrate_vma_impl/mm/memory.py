@@ -185,7 +185,7 @@ async def do_anonymous_page(kernel: Kernel, vmf: FaultContext) -> VmFault:
             return VmFault.NONE
         if userfaultfd_missing(vmf):
             await spin_unlock(vmf.vma.mm.ptl)
-            return await handle_userfault(vmf, write_protected=False)
+            return await handle_userfault(kernel, vmf, write_protected=False)
         await set_pte_at(vmf.vma.mm, vmf.address, evolve(ZERO_PAGE, uffd_wp=vmf_orig_pte_uffd_wp(vmf)))
         await spin_unlock(vmf.vma.mm.ptl)
         return VmFault.NONE
@@ -198,7 +198,7 @@ async def do_anonymous_page(kernel: Kernel, vmf: FaultContext) -> VmFault:
     if userfaultfd_missing(vmf):
         await spin_unlock(vmf.vma.mm.ptl)
         await swap.folio_put(kernel, folio)
-        return await handle_userfault(vmf, write_protected=False)
+        return await handle_userfault(kernel, vmf, write_protected=False)
     await folio_add_new_anon_rmap(folio, vmf.vma, vmf.address)
     await swap.folio_add_lru(kernel, folio)
     guarded = vmf_orig_pte_uffd_wp(vmf)

@@ -56,7 +56,9 @@ async def _do_fault(kernel: Kernel, vmf: FaultContext) -> Folio | VmFault:
     file, index = _place(vmf)
     if index >= kernel.config.file_pages:
         return VmFault.SIGBUS
-    folio = await (filemap_fault if has_name(kernel, file) else shmem_fault)(kernel, file, index)
+    if not has_name(kernel, file):
+        return await shmem_fault(kernel, vmf, file, index)
+    folio = await filemap_fault(kernel, file, index)
     return VmFault.OOM if folio is None else folio
 
 

@@ -87,7 +87,7 @@ async def do_wp_page(kernel: Kernel, vmf: FaultContext) -> VmFault:
     if not vmf.flags & FaultFlag.UNSHARE:
         if userfaultfd_pte_wp(vmf, vmf.orig_pte):
             await spin_unlock(vmf.vma.mm.ptl)
-            return await handle_userfault(vmf, write_protected=True)
+            return await handle_userfault(kernel, vmf, write_protected=True)
         if vmf.vma.flags & VmFlags.UFFD_WP:
             await kernel.generation.steps.flush_before_copy(kernel, vmf.vma.mm, vmf.address)
     old = None if vmf.orig_pte.pfn is None else Folio(vmf.orig_pte.pfn)

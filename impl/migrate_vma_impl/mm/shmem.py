@@ -3,6 +3,7 @@
 Rules:
 - Its pages begin cleared, are never written back, and are not swapped out here, as on a tmpfs mounted with noswap.
 - Nobody wants to hear of the first write to a page, so even a page that is only read is mapped as its VMA allows.
+- A userfaultfd's monitor hears of a page that the file does not have; one that it has and that is not mapped is simply mapped.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from migrate_vma_impl.mm import swap
 from migrate_vma_impl.mm.filemap import filemap_add_folio, filemap_remove_folio, has_name, lock_cached_folio, unlock_and_put
 from migrate_vma_impl.mm.highmem import clear_highpage
 from migrate_vma_impl.mm.migrate_device_pages import folio_mark_uptodate
-from migrate_vma_impl.mm.mm_types import Folio, PageCache, Vma
+from migrate_vma_impl.mm.mm_types import FaultContext, Folio, PageCache, Vma
 from migrate_vma_impl.mm.page_alloc import alloc_page
+from migrate_vma_impl.mm.userfaultfd import handle_userfault, userfaultfd_missing
 from migrate_vma_spec.events import AllocationFailed, CacheRead, Oops
+from migrate_vma_spec.vocabulary import VmFault
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
 
 
-async def shmem_fault(kernel: Kernel, file: int, index: int) -> Folio | None:
-    """shmem_get_folio: the page, locked and with a reference, a new one cleared in the cache; None where there is no memory."""
+async def shmem_fault(kernel: Kernel, vmf: FaultContext, file: int, index: int) -> Folio | VmFault:
+    """shmem_get_folio_gfp: the page, locked and with a reference, a new one cleared in the cache; or why there is none."""
     while (folio := await lock_cached_folio(kernel, file, index)) is None:
+        if userfaultfd_missing(vmf):
+            return await handle_userfault(kernel, vmf, write_protected=False)
         new = await alloc_page(kernel, "a page for shared memory")
         if new is None:
-            return None
+            return VmFault.OOM
         if await filemap_add_folio(kernel, new, file, index):
             await clear_highpage(new)
             await folio_mark_uptodate(new)

@@ -10,15 +10,20 @@ Rules:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import evolve
 
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import ME, Outcome
 from migrate_vma_impl.mm.mm_types import FaultContext, FaultFlag, Mm, MmState, Userfault
 from migrate_vma_impl.mm.mmap_lock import release_fault_lock
-from migrate_vma_impl.mm.pgtable import ptep_get
+from migrate_vma_impl.mm.pgtable import pmd_trans_huge, pmdp_get, ptep_get
 from migrate_vma_spec.events import DriverStep, UserfaultRaised, WaitBegan, WaitEnded
 from migrate_vma_spec.vocabulary import Pte, PteKind, VmFault, VmFlags
+
+if TYPE_CHECKING:
+    from migrate_vma_impl.kernel import Kernel
 
 QUEUE = "userfaultfd"
 
@@ -45,13 +50,21 @@ def must_wait(pte: Pte, write_protected: bool) -> bool:
     return pte.kind in (PteKind.NONE, PteKind.MARKER) or (write_protected and not pte.write)
 
 
-async def handle_userfault(vmf: FaultContext, *, write_protected: bool) -> VmFault:
+async def userfaultfd_must_wait(kernel: Kernel, mm: Mm, addr: int, write_protected: bool) -> bool:
+    """A leaf of the middle level is looked at in the place of the entry; nobody waits for one that is not present."""
+    pmd = await pmdp_get(kernel, mm, addr)
+    if pmd.kind is PteKind.TABLE:
+        return must_wait(await ptep_get(mm, addr), write_protected)
+    return pmd.kind is PteKind.NONE or (pmd_trans_huge(pmd) and must_wait(pmd, write_protected))
+
+
+async def handle_userfault(kernel: Kernel, vmf: FaultContext, *, write_protected: bool) -> VmFault:
     """handle_userfault: tell the monitor, wait for it without the lock of the address space, and have the access made again."""
     if not vmf.flags & FaultFlag.ALLOW_RETRY:
         return VmFault.SIGBUS
     mm, addr = vmf.vma.mm, vmf.address
     await traps.step(_queue, mm, args=(ME, addr, write_protected))
-    wait = must_wait(await ptep_get(mm, addr), write_protected)
+    wait = await userfaultfd_must_wait(kernel, mm, addr, write_protected)
     await release_fault_lock(vmf)
     if wait:
         await traps.note(WaitBegan(QUEUE))

@@ -5,6 +5,7 @@ Rules:
   migrations and other fills go on meanwhile, and the page-table lock decides. Where a page is already, a fill is -EEXIST.
 - A write protection is taken by the walk of mprotect, and its flush comes after the page-table lock is dropped, while faults run:
   mm_tlb_flush_pending, set for that time, tells a copy on write to flush for itself.
+- Anonymous and shared memory can be watched; files with names cannot, nor, here, hugetlb memory.
 - Waiters are woken at the end, when all locks are dropped, and only where something was done.
 """
 
@@ -18,6 +19,9 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import memcontrol, swap
+from migrate_vma_impl.mm.filemap import filemap_add_folio, filemap_remove_folio, has_name
+from migrate_vma_impl.mm.folio import folio_unlock
+from migrate_vma_impl.mm.highmem import clear_highpage
 from migrate_vma_impl.mm.memory import user_fault
 from migrate_vma_impl.mm.migrate_device_pages import folio_mark_uptodate
 from migrate_vma_impl.mm.mm_types import Folio, Mm, MmState, Userfault, Vma
@@ -26,7 +30,7 @@ from migrate_vma_impl.mm.mmap_lock import find_vma, mmap_read_lock, mmap_read_un
 from migrate_vma_impl.mm.mprotect import Change, change_protection, manual_write_upgrade
 from migrate_vma_impl.mm.page_alloc import alloc_page
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, mk_pte, pte_alloc, pte_mkdirty, pte_offset_map_lock, ptep_get, set_pte_at
-from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap
+from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_add_new_anon_rmap
 from migrate_vma_impl.mm.tlb import Access, copy_from_user
 from migrate_vma_impl.mm.userfaultfd import userfaultfd_ctx_read, wake_userfault
 from migrate_vma_spec.events import LockDropped, LockTaken, Oops
@@ -49,10 +53,15 @@ async def userfaultfd_register(kernel: Kernel, mm: Mm, start: int, end: int, mod
         return -Errno.EINVAL
     _, vmas = await mmap_write_lock(mm)
     hit = overlap(vmas, start, end)
-    for vma in hit:
+    allowed = bool(hit) and all(vma_can_userfault(kernel, vma) for vma in hit)
+    for vma in hit if allowed else ():
         await _set_flags(kernel, vma, start, end, vma.flags & ~VM_UFFD | mode, forks)
     await mmap_write_unlock(mm)
-    return 0 if hit else -Errno.EINVAL
+    return 0 if allowed else -Errno.EINVAL
+
+
+def vma_can_userfault(kernel: Kernel, vma: Vma) -> bool:
+    return vma.anonymous or (vma.file is not None and not has_name(kernel, vma.file))
 
 
 async def userfaultfd_unregister(kernel: Kernel, mm: Mm, start: int, end: int) -> int:
@@ -61,7 +70,8 @@ async def userfaultfd_unregister(kernel: Kernel, mm: Mm, start: int, end: int) -
         return -Errno.EINVAL
     _, vmas = await mmap_write_lock(mm)
     hit = overlap(vmas, start, end)
-    for vma in hit:
+    allowed = bool(hit) and all(vma_can_userfault(kernel, vma) for vma in hit)
+    for vma in hit if allowed else ():
         part = inside(vma, start, end)
         if not vma.flags & VM_UFFD:
             continue
@@ -70,7 +80,7 @@ async def userfaultfd_unregister(kernel: Kernel, mm: Mm, start: int, end: int) -
             await uffd_wp_range(kernel, vma, part.start, part.end, enable_wp=False)
         await _set_flags(kernel, vma, start, end, vma.flags & ~VM_UFFD, forks=False)
     await mmap_write_unlock(mm)
-    return 0 if hit else -Errno.EINVAL
+    return 0 if allowed else -Errno.EINVAL
 
 
 async def _set_flags(kernel: Kernel, vma: Vma, start: int, end: int, flags: VmFlags, forks: bool) -> None:
@@ -126,8 +136,7 @@ async def uffd_wp_range(kernel: Kernel, vma: Vma, start: int, end: int, enable_w
 
 
 def _may_fill(vma: Vma | None) -> bool:
-    """Private memory, of a file too: what fills it is anonymous."""
-    return vma is not None and not vma.flags & VmFlags.SHARED and bool(vma.flags & VM_UFFD)
+    return vma is not None and bool(vma.flags & VM_UFFD)
 
 
 async def mfill_atomic_copy(kernel: Kernel, mm: Mm, addr: int, source: int, wp: bool) -> int:
@@ -173,9 +182,12 @@ async def _copy_outside(kernel: Kernel, folio: Folio, mm: Mm, source: int) -> in
 async def _install(kernel: Kernel, vma: Vma, addr: int, folio: Folio, wp: bool) -> int:
     """mfill_atomic_pte_copy's second half, and the end of the call."""
     await folio_mark_uptodate(folio)
-    await memcontrol.mem_cgroup_charge(kernel, folio)
     await pte_alloc(kernel, vma.mm, addr)
-    result = await mfill_atomic_install_pte(kernel, vma, addr, folio, wp)
+    if vma.file is None:
+        await memcontrol.mem_cgroup_charge(kernel, folio)
+        result = await mfill_atomic_install_pte(kernel, vma, addr, folio, wp)
+    else:
+        result = await shmem_mfill_atomic_pte(kernel, vma, addr, folio, vma.file, wp)
     if result:
         await swap.folio_put(kernel, folio)
     await mmap_read_unlock(vma.mm)
@@ -191,12 +203,27 @@ async def mfill_atomic_install_pte(kernel: Kernel, vma: Vma, addr: int, folio: F
     found = await ptep_get(vma.mm, addr)
     free = found.kind in (PteKind.NONE, PteKind.MARKER)
     if free:
-        await folio_add_new_anon_rmap(folio, vma, addr)
-        await swap.folio_add_lru(kernel, folio)
+        if vma.file is None:
+            await folio_add_new_anon_rmap(folio, vma, addr)
+            await swap.folio_add_lru(kernel, folio)
+        else:
+            await folio_add_anon_rmap(folio, vma, addr, exclusive=False)
         write = bool(vma.flags & VmFlags.WRITE) and not wp
         await set_pte_at(vma.mm, addr, evolve(pte_mkdirty(mk_pte(folio)), write=write, uffd_wp=wp))
     await spin_unlock(vma.mm.ptl)
     return 0 if free else -Errno.EEXIST
+
+
+async def shmem_mfill_atomic_pte(kernel: Kernel, vma: Vma, addr: int, folio: Folio, file: int, wp: bool) -> int:
+    """The second half for shared memory: the page goes into the file, if it has none there yet, and then into the page table."""
+    index = vma.index_of(addr)
+    if not await filemap_add_folio(kernel, folio, file, index):
+        return -Errno.EEXIST
+    result = await mfill_atomic_install_pte(kernel, vma, addr, folio, wp)
+    if result:
+        await filemap_remove_folio(folio, file, index)
+    await folio_unlock(folio)
+    return result
 
 
 async def mfill_atomic_zeropage(kernel: Kernel, mm: Mm, addr: int) -> int:
@@ -204,12 +231,24 @@ async def mfill_atomic_zeropage(kernel: Kernel, mm: Mm, addr: int) -> int:
     vma = find_vma(await mmap_read_lock(mm), addr)
     result = -Errno.ENOENT
     if vma is not None and _may_fill(vma):
+        if vma.file is not None:
+            return await _fill_zeroed(kernel, vma, addr)
         await pte_alloc(kernel, mm, addr)
         result = await _install_zero(kernel, mm, addr)
     await mmap_read_unlock(mm)
     if not result:
         await wake_userfault(mm, addr, addr + 1)
     return result
+
+
+async def _fill_zeroed(kernel: Kernel, vma: Vma, addr: int) -> int:
+    """Shared memory has no zero page: a page of its own."""
+    folio = await alloc_page(kernel, "a page for UFFDIO_ZEROPAGE")
+    if folio is None:
+        await mmap_read_unlock(vma.mm)
+        return -Errno.ENOMEM
+    await clear_highpage(folio)
+    return await _install(kernel, vma, addr, folio, wp=False)
 
 
 async def _install_zero(kernel: Kernel, mm: Mm, addr: int) -> int:
@@ -239,8 +278,13 @@ async def _answer(kernel: Kernel, mm: Mm, message: Userfault | None, source: int
     if message.write_protected:
         return await mwriteprotect_range(kernel, mm, message.addr, message.addr + 1, enable_wp=False)
     if source is None:
-        return await mfill_atomic_zeropage(kernel, mm, message.addr)
-    return await mfill_atomic_copy(kernel, mm, message.addr, source, wp=False)
+        result = await mfill_atomic_zeropage(kernel, mm, message.addr)
+    else:
+        result = await mfill_atomic_copy(kernel, mm, message.addr, source, wp=False)
+    if result == -Errno.EEXIST:
+        # UFFDIO_WAKE: who brought the page may have been another process, which wakes nobody.
+        await wake_userfault(mm, message.addr, message.addr + 1)
+    return result
 
 
 async def userfaultfd_monitor(kernel: Kernel, mm: Mm, source: int | None) -> None:

@@ -20,9 +20,9 @@ from migrate_vma_spec.clauses.common import (
     is_migration,
     replaced,
 )
-from migrate_vma_spec.objects import PAGE_KINDS, Phase, TaskState, World, ptl
+from migrate_vma_spec.objects import PAGE_KINDS, Phase, TaskState, World, mmap_lock, ptl
 from migrate_vma_spec.registry import KEPT, Judgement, Party, monitor, step_clause
-from migrate_vma_spec.vocabulary import Memory, Pte, PteKind, VmFlags
+from migrate_vma_spec.vocabulary import LockMode, Memory, Pte, PteKind, VmFlags
 
 
 @step_clause(
@@ -130,7 +130,9 @@ def _bits_kept(task: TaskState, event: Changed, splits: bool) -> Judgement:
     on=TABLE_EVENTS,
 )
 def write_is_never_gained(before: World, step: ev.Step, after: World) -> Judgement:
-    """A migration MUST NOT make a mapping writable that was not, nor one in a VMA that is not writable now."""
+    """A migration MUST NOT make a mapping writable that was not, nor one in a VMA that is not writable now; save while a writer of
+    mmap_lock is changing VMAs, who has the entries still to walk.
+    """
     return in_all(_write_not_gained(before, before.task(step.task), change) for change in changes_of(step.event))
 
 
@@ -146,7 +148,14 @@ def _write_not_gained(before: World, task: TaskState, event: Changed) -> Judgeme
     vma = before.vma(event.mm, event.addr)
     if not event.new.write or not is_mapping(event.new) or vma is None:
         return None
-    return KEPT if vma.flags & VmFlags.WRITE else f"{at(event)} became writable in a VMA that is not"
+    if vma.flags & VmFlags.WRITE:
+        return KEPT
+    return None if _are_changing(before, event.mm) else f"{at(event)} became writable in a VMA that is not"
+
+
+def _are_changing(world: World, mm: int) -> bool:
+    """Whether some task has the VMAs of the address space for itself."""
+    return any((mmap_lock(mm), LockMode.WRITE) in task.locks for task in world.tasks.values())
 
 
 Shared = frozenset[tuple[str, int]]

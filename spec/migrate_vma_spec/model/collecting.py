@@ -120,7 +120,10 @@ def is_stuck(world: World, pfn: int, *, fault_page: bool) -> bool | None:
     if is_system and folio.lru in (Lru.OFF, Lru.ISOLATED):
         return True
     known = folio.mapcount + fault_page + (folio.lru is Lru.BATCHED) + world.cache_refs(pfn)
-    return folio.refcount - known > (0 if is_system else LEGACY_SLACK)
+    unexpected = folio.refcount - known
+    if 0 < unexpected <= LEGACY_SLACK and folio.memory is Memory.DEVICE_COHERENT:
+        return None  # a reference is tolerated, a pin keeps the page: the trace tells them apart when setup meets it
+    return unexpected > (0 if is_system else LEGACY_SLACK)
 
 
 def is_unsplittable(world: World, pfn: int, *, fault_page: bool) -> bool | None:

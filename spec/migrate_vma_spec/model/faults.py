@@ -15,6 +15,7 @@ from migrate_vma_spec.objects import Fault, RangeFault, Stage, World, mmap_lock
 from migrate_vma_spec.vocabulary import Errno, PteKind, VmFault, VmFlags
 
 _INDIRECT = frozenset({PteKind.SWAP, PteKind.EXCLUSIVE, PteKind.HWPOISON})
+_GUARDABLE = frozenset({PteKind.PRESENT, PteKind.ZERO})
 
 
 # ---- what a fault meets ----------------------------------------------------------------------------------------------
@@ -26,7 +27,7 @@ def fault_scope(world: World, event: ev.FaultBegan) -> Scope:
     flags = VmFlags.NONE if vma is None else vma.flags
     seen = Seen.INDIRECT if pte.kind in _INDIRECT else Seen.NOTHING
     missing = bool(flags & VmFlags.UFFD_MISSING) and pte.kind in (PteKind.NONE, PteKind.MARKER)
-    if missing or (pte.uffd_wp and event.write and pte.kind is PteKind.PRESENT and bool(flags & VmFlags.UFFD_WP)):
+    if missing or (pte.uffd_wp and event.write and pte.kind in _GUARDABLE and bool(flags & VmFlags.UFFD_WP)):
         seen |= Seen.WATCHED
     return Scope(What.FAULT, seen, about=(event.mm, event.addr, event.addr + 1, access(event.write)))
 

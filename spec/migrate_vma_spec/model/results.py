@@ -150,10 +150,13 @@ def _advice(forbidden: VmFlags, *, anonymous: bool = False) -> Results:
 
 
 def _uffd_register(case: Case) -> set[int]:
-    """Some VMA must be there; holes between them do not matter."""
+    """Some VMA must be there; holes between them do not matter. Of files only those without a name can be watched."""
     if not case.scope.quiet:
         return {0, -Errno.EINVAL, -Errno.ENOMEM, -Errno.EBUSY}
-    return {0} if any(not vma.flags & VM_SPECIAL for vma in case.vmas()) else {-Errno.EINVAL}
+    vmas = list(case.vmas())
+    if not any(not vma.flags & VM_SPECIAL for vma in vmas):
+        return {-Errno.EINVAL}
+    return {0} if all(vma.anonymous for vma in vmas) else {0, -Errno.EINVAL}  # whether a file has a name is not told
 
 
 def _uffd_fill(case: Case) -> set[int]:
@@ -164,12 +167,9 @@ def _uffd_fill(case: Case) -> set[int]:
     if vma is None or not vma.flags & WATCHES:
         return {-Errno.ENOENT}
     if not vma.anonymous:
-        return {
-            0,
-            -Errno.EEXIST,
-            -Errno.EINVAL,
-            -Errno.ENOENT,
-        }  # what of a file can be filled, and what of it is there, is not told
+        # what of a file can be filled, and what of it is there, is not told
+        short = {-Errno.ENOMEM} if Seen.FAILED in case.seen else set[int]()
+        return {0, -Errno.EEXIST, -Errno.EINVAL, -Errno.ENOENT} | short
     results = {-Errno.EEXIST} if Seen.INDIRECT in case.seen else {0}
     if case.arguments[1:2] == case.arguments[2:3]:
         results.add(-Errno.EEXIST)  # to read the page brings it

@@ -381,10 +381,8 @@ class ForgetsFinalize(Wide):
         src, dst = [0] * (end - start), [0] * (end - start)
         args = MigrateVma(vma, start, end, src, dst, self.owner, Select.SYSTEM)
         if not await self.kernel.migrate_vma_setup(args):
-            page = await self.state.free.pop() if src[0] & MIGRATE_PFN_MIGRATE else None
-            if page is not None:
-                await self.kernel.zone_device_page_init(page)
-                dst[0] = await self._copy(src[0], page)
+            if src[0] & MIGRATE_PFN_MIGRATE:
+                await self._fill_from_device(dst, 0, src[0])
             await self.kernel.migrate_vma_pages(args)
         await self.kernel.mmap_read_unlock(mm)
         return 0

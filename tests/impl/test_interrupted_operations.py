@@ -1,0 +1,263 @@
+"""One operation is preempted after each of its steps, and another one runs meanwhile: what was looked at has changed by then.
+
+The contract judges every run, and after both processes have ended no page, page table, pin or lock may be left over.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from migrate_vma_impl.drivers.test_hmm import Dmirror
+from migrate_vma_impl.generations import WAITING
+from migrate_vma_impl.mm import syscalls, syscalls_files, syscalls_pin
+from migrate_vma_impl.mm.gup_grab import Foll
+from migrate_vma_impl.mm.mm_types import Folio, MmState, PageTables
+from migrate_vma_spec.vocabulary import PteKind, VmFlags
+from tests.impl.compound_stage import COMPOUND, NR, CompoundStage
+from tests.impl.file_races import Actor, JudgedStage, races, settle
+from tests.impl.pages_stage import PIN, READ, WRITE, Taker
+from tests.impl.stage import A, B
+
+NEAR, FAR = 0, 1
+RW = syscalls.READ_WRITE
+
+
+def call(function, *values, cpu=FAR):
+    return Actor(lambda stage: (function, stage.kernel, *values), cpu)
+
+
+def device(name, *values, cpu=FAR):
+    return Actor(lambda stage: (getattr(stage.driver, name), *values), cpu)
+
+
+def near(actor):
+    return Actor(actor.work, NEAR)
+
+
+def ends(make, first, second, broken=None):
+    """Every race of the two ends, breaks no clause, and leaves nothing behind but a frame that is `broken`."""
+    for number, stage in enumerate(races(make, near(first), second)):
+        assert stage.broken == [], f"preempted after {number} steps"
+        assert [each for each in left_over(stage) if each != Folio(broken)] == [], f"preempted after {number} steps"
+
+
+def left_over(stage):
+    """What is in use when all processes have ended."""
+    for key in [key for key, value in stage.slots.items() if isinstance(value, MmState) and value.users]:
+        stage.run(syscalls.exit, stage.kernel, key)
+    settle(stage)
+    used = [key for key, value in stage.slots.items() if isinstance(key, Folio) and in_use(value)]
+    return used + [key for key, value in stage.slots.items() if isinstance(key, PageTables) and value]
+
+
+def in_use(f):
+    cached = f.file is not None
+    return f.refcount != cached or f.mapcount or f.pins or f.locked or f.queue
+
+
+TOUCH, READ_IT = call(syscalls.touch, A, 0, True), call(syscalls.touch, A, 0, False)
+FORK = call(syscalls.fork, A, B)
+ZAP = call(syscalls.madvise_dontneed, A, 0, 1)
+SPECULATE = call(syscalls.speculative_reference, 1)
+EVICT = device("evict")
+
+
+# ---- small pages -----------------------------------------------------------------------------------------------------
+
+
+def small(driver=None, **config):
+    def make():
+        stage = JudgedStage(WAITING, driver, pages=1, **{"system_frames": 6, **config})
+        if driver is not None:
+            stage.run(stage.driver.open, A)
+        stage.touch(0, write=True)
+        settle(stage)
+        return stage
+
+    return make
+
+
+def watched(mode):
+    def make():
+        stage = JudgedStage(WAITING, pages=3, system_frames=6)
+        stage.touch(1, write=True)
+        stage.run(syscalls.uffd_register, stage.kernel, A, 0, 1, mode)
+        settle(stage)
+        return stage
+
+    return make
+
+
+@pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
+def test_taking_a_page_for_the_device(other):
+    ends(small(Taker), device("exclusive", A, 0, 1), other)
+
+
+def test_two_devices_calls_take_one_page():
+    ends(small(Taker), device("exclusive", A, 0, 1), device("exclusive", A, 0, 1))
+
+
+@pytest.mark.parametrize("flags", [READ | PIN, WRITE | PIN, WRITE], ids=["pin", "pin to write", "write"])
+@pytest.mark.parametrize("other", [ZAP, FORK], ids=["zap", "fork"])
+def test_taking_a_page_without_locks(flags, other):
+    ends(small(gup_fast=True), Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, flags), NEAR), other)
+
+
+async def gup_test(kernel, mm, start, end, flags):
+    return await syscalls_pin.gup_test(kernel, mm, start, end, flags, fast=True)
+
+
+@pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
+def test_a_page_is_found_broken(other):
+    ends(small(), call(syscalls.poison, 1), other, broken=1)
+
+
+@pytest.mark.parametrize("name", ["madvise_free", "madvise_cold"])
+@pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
+def test_advice_on_a_page(name, other):
+    ends(small(), call(getattr(syscalls, name), A, 0, 1), other)
+
+
+FILLS = {
+    "copy": call(syscalls.uffd_copy, A, 0, 1),
+    "zero": call(syscalls.uffd_zeropage, A, 0),
+}
+
+
+@pytest.mark.parametrize("second", FILLS)
+@pytest.mark.parametrize("first", FILLS)
+def test_two_monitors_fill_one_page(first, second):
+    ends(watched(VmFlags.UFFD_MISSING), FILLS[first], FILLS[second])
+
+
+def test_the_source_of_a_copy_goes_while_it_is_copied():
+    ends(watched(VmFlags.UFFD_MISSING), FILLS["copy"], call(syscalls.madvise_dontneed, A, 1, 2))
+
+
+def test_the_registration_goes_while_a_copy_takes_the_faults_of_its_source():
+    def make():
+        stage = watched(VmFlags.UFFD_MISSING)()
+        stage.run(syscalls.madvise_dontneed, stage.kernel, A, 1, 2)
+        return stage
+
+    ends(make, FILLS["copy"], call(syscalls.uffd_unregister, A, 0, 1))
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def shared(named):
+    def make():
+        stage = JudgedStage(WAITING, pages=0, files=1, file_pages=1, system_frames=5)
+        if named:
+            stage.run(syscalls_files.mmap_file, stage.kernel, A, 0, 1, 0, 0, RW, True)
+        else:
+            stage.run(syscalls_files.mmap_shared, stage.kernel, A, 0, 1)
+        settle(stage)
+        return stage
+
+    return make
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
+@pytest.mark.parametrize("other", [TOUCH, READ_IT, ZAP, FORK], ids=["store", "load", "zap", "fork"])
+def test_the_first_store_to_a_shared_page(named, other):
+    ends(shared(named), TOUCH, other)
+
+
+@pytest.mark.parametrize("other", ["punch_hole", "drop_page", "write_back"])
+@pytest.mark.parametrize("read", [True, False], ids=["mapped", "not mapped"])
+def test_a_store_to_a_page_that_its_file_loses(other, read):
+    def make():
+        stage = shared(named=True)()
+        if read:
+            stage.touch(0, write=False)
+            settle(stage)
+        return stage
+
+    ends(make, TOUCH, call(getattr(syscalls_files, other), 0, 0))
+
+
+# ---- large folios ----------------------------------------------------------------------------------------------------
+
+
+class JudgedCompound(CompoundStage, JudgedStage):
+    """A large folio, judged."""
+
+
+class Large(Dmirror):
+    """With memory for two large folios."""
+
+    frames = 2 * NR
+
+
+def large(*, where="system", forked=False, generation=COMPOUND, **config):
+    def make():
+        stage = JudgedCompound(generation, Large, **config)
+        if where == "device":
+            stage.to_huge_device()
+            assert stage.pmd().kind is PteKind.DEVICE_PRIVATE
+        if forked:
+            stage.run(syscalls.fork, stage.kernel, A, B)
+        settle(stage)
+        return stage
+
+    return make
+
+
+WALKS = {
+    "mprotect": call(syscalls.mprotect, A, 0, NR, VmFlags.READ),
+    "mprotect a part": call(syscalls.mprotect, A, 0, 1, VmFlags.READ),
+    "mremap": call(syscalls.mremap, A, 0, NR, NR),
+    "munmap": call(syscalls.munmap, A, 0, NR),
+    "madvise_free": call(syscalls.madvise_free, A, 0, NR),
+    "madvise_dontneed": call(syscalls.madvise_dontneed, A, 0, NR),
+    "clear_refs": call(syscalls.clear_refs, A),
+    "pageout": call(syscalls_files.pageout, A, 0, NR),
+    "fork": FORK,
+    "store": TOUCH,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_walk_over_a_large_folio_that_leaves_the_device(walk):
+    ends(large(where="device"), WALKS[walk], EVICT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", ["madvise_free", "madvise_dontneed", "pageout", "store"])
+@pytest.mark.parametrize("other", ["madvise_dontneed", "madvise_free"])
+def test_a_walk_over_a_large_folio_that_is_zapped(walk, other):
+    ends(large(), WALKS[walk], WALKS[other])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [READ | PIN, WRITE | PIN, READ], ids=["pin", "pin to write", "read"])
+@pytest.mark.parametrize("other", ["madvise_dontneed", "fork"])
+def test_taking_pages_of_a_large_folio_without_locks(flags, other):
+    act = Actor(lambda stage: (gup_test, stage.kernel, A, 1, 3, flags), NEAR)
+    ends(large(gup_fast=True), act, WALKS[other])
+
+
+def hugetlb(*, forked):
+    def make():
+        stage = JudgedStage(WAITING, pages=0, pmd_order=2, addresses=NR, system_frames=11)
+        stage.run(syscalls_pin.mmap_huge_pages, stage.kernel, A, 0, NR)
+        if forked:
+            stage.touch(0, write=True)
+            stage.run(syscalls.fork, stage.kernel, A, B)
+        return stage
+
+    return make
+
+
+@pytest.mark.parametrize("forked", [True, False], ids=["a copy", "the first"])
+@pytest.mark.parametrize("other", ["store", "madvise_dontneed"])
+def test_a_store_to_a_hugetlb_page(forked, other):
+    ends(hugetlb(forked=forked), TOUCH, WALKS[other])
+
+
+def test_pins_that_wait_for_a_copy_of_a_hugetlb_page():
+    act = Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, READ | PIN | Foll.LONGTERM), NEAR)
+    ends(hugetlb(forked=True), act, TOUCH)
