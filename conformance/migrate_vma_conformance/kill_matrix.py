@@ -113,8 +113,8 @@ class Matrix:
 
 def kill_matrix(bugs: Sequence[Bug], options: CheckOptions, progress: Progress = silent) -> Matrix:
     """Check every bug, and what it is compared with, in child processes."""
-    sound = _baselines(bugs)
-    columns = [*sound, *((bug.driver, _column(bug)) for bug in bugs)]
+    sound = baselines(bugs)
+    columns = [*sound, *((bug.driver, column_of(bug)) for bug in bugs)]
     scenarios = [each for each in SCENARIOS.values() if LIMITS[options.profile].every or each.quick]
     work = [
         (place, one)
@@ -135,25 +135,25 @@ def kill_matrix(bugs: Sequence[Bug], options: CheckOptions, progress: Progress =
     for number, (place, one) in enumerate(work):
         outcomes[place].append(ends.get(number) or Outcome(one, failure="interrupted"))
     known = {column.title: _fired(found) for (_, column), found in zip(sound, outcomes, strict=False)}
-    rows = (_row(bug, found, known[_title(bug)]) for bug, found in zip(bugs, outcomes[len(sound) :], strict=True))
+    rows = (_row(bug, found, known[title_beside(bug)]) for bug, found in zip(bugs, outcomes[len(sound) :], strict=True))
     return Matrix(tuple(rows), interrupted)
 
 
-def _title(bug: Bug) -> str:
+def title_beside(bug: Bug) -> str:
     """Of the column that the bug is compared with."""
     return f"{bug.record.name}+adapted" if bug.adapted else bug.record.name
 
 
-def _baselines(bugs: Iterable[Bug]) -> list[tuple[str, Column]]:
+def baselines(bugs: Iterable[Bug]) -> list[tuple[str, Column]]:
     """The generations without a bug, each once, with the driver in the variant that is compared."""
-    several = {_title(bug): bug for bug in bugs}
+    several = {title_beside(bug): bug for bug in bugs}
     return [
         (WITHOUT, Column(title, bug.record.name, find_generation(bug.record.name).capabilities, bug.adapted))
         for title, bug in several.items()
     ]
 
 
-def _column(bug: Bug) -> Column:
+def column_of(bug: Bug) -> Column:
     """How a check names the bug's core: as it is, by the collection's own path, or as a record that has none."""
     name = bug.record.name
     column = Column(bug.id, name, bug.record.capabilities)

@@ -37,7 +37,7 @@ __all__ = ["LIMITS", "NOT_COVERED", "Limits", "as_shipped", "check", "check_core
 NOT_COVERED = (
     "weak memory order (the machine is sequentially consistent), interrupts, and NMIs",
     "more CPUs, pages, address spaces and operations than the scenarios name",
-    "memory other than private anonymous (files, swap, coherent memory) and exclusive access, which the state machine alone draws",
+    "files, swap, coherent memory, exclusive access and userfaultfd: only the state machine draws them",
     "time: nothing is said of how long a bounded retry lasts",
 )
 """What no verdict of this release speaks of."""

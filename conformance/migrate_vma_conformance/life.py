@@ -64,9 +64,8 @@ PLAIN = (Act.READ, Act.WRITE)
 class Living:
     """What lives: a driver on a generation, and the clauses that it is known to break, with what then follows.
 
-    An oops that it is known to come to is allowed by its words.
-
-    `found` are clauses of which a break is known: it ends the life without a word, and what would have followed is not judged.
+    `found` are clauses of which a break is known, and oopses, by their words: they end the life without a word, and what would
+    have followed is not judged.
     """
 
     make: MakeDriver
@@ -148,6 +147,12 @@ def broken_class(clause: str) -> type[Broken]:
     return type(f"Broken_{clause}", (Broken,), {"clause": judged_clauses()[clause], "__module__": __name__})
 
 
+def _speaks_of(known: str, clause: str, sentence: str) -> bool:
+    """`known` is a clause, or as `C49: which is free` a clause and words of what is said of it."""
+    name, _, words = known.partition(": ")
+    return name == clause and words in sentence
+
+
 def _deadlock_clause() -> str:
     return next(clause.id for clause in judged_clauses().values() if clause.progress is Progress.DEADLOCK)
 
@@ -194,7 +199,7 @@ class Life:
             if self._over:
                 return
             self._blamed = True
-            self._over = clause not in living.allow
+            self._over = not any(_speaks_of(each, clause, sentence) for each in living.allow)
             if self._over and clause not in living.found:
                 raise broken_class(clause)(sentence, tuple(self._program), living.preemption, burst, steps)
 
@@ -207,7 +212,7 @@ class Life:
         if burst.end is End.STOPPED and not self._blamed:
             event = burst.steps[-1].event
             oops = event.what if isinstance(event, Oops) else str(event)
-            if oops not in self._living.allow:
+            if oops not in self._living.found:
                 raise Stopped(f"oops: {oops}", tuple(self._program))
         self._over = True
 

@@ -83,6 +83,7 @@ def make_machine(
     config: Config = CONFIG,
     preemption: Preemption = Preemption.FULL,
     allow: frozenset[str] = frozenset(),
+    ends: frozenset[str] = frozenset(),
     title: str | None = None,
 ) -> type[ContractMachine]:
     """A state machine class for one subject. Its `TestCase` is for unittest and pytest.
@@ -92,14 +93,16 @@ def make_machine(
         generation: the fault path that it runs on.
         config: the size of the kernel.
         preemption: where tasks lose their CPU.
-        allow: clauses that the subject is known to break, and oopses, by their words: what is found of them is not reported.
+        allow: clauses that the subject is known to break, what is found of them is not reported; `C49: which is free` is what of
+            C49 has these words in it.
+        ends: the same, and oopses, by their words, where what follows them is not to be judged.
         title: names the subject in the class's name, under which Hypothesis keeps its examples; by itself the factory's name.
 
     Raises:
         SubjectError: the factory fails, or returns no driver.
     """
     name = title or str(getattr(make_driver, "__name__", type(make_driver).__name__))
-    living = Living(make_checked(name, make_driver), generation, config, preemption, allow)
+    living = Living(make_checked(name, make_driver), generation, config, preemption, allow, set(ends))
     words = re.sub(r"\W+", "_", f"{name}_on_{generation.name}_{preemption.value}")
     acts = _acts(living, name)
     groups = {group: [act for act in members if act in acts] for group, members in GROUPS.items()}
@@ -191,6 +194,7 @@ def run_state_machine(
     seed: int | None = None,
     preemption: Preemption = Preemption.FULL,
     allow: frozenset[str] = frozenset(),
+    ends: frozenset[str] = frozenset(),
     findings: int = 3,
 ) -> None:
     """Draw workloads and schedules for a driver, and judge what comes of them.
@@ -202,7 +206,8 @@ def run_state_machine(
         steps: how many operations and races a workload has at most.
         seed: the same seed gives the same examples; None: new ones each time, and those that failed before first.
         preemption: where tasks lose their CPU.
-        allow: clauses that the driver is known to break, and oopses, by their words.
+        allow: clauses that the driver is known to break, as in `make_machine`.
+        ends: the same, and oopses, by their words, where what follows them is not to be judged.
         findings: how many clauses to find broken, at most.
 
     Raises:
@@ -213,7 +218,7 @@ def run_state_machine(
         SubjectError: the factory fails, or returns no driver.
     """
     record = find_generation(generation) if isinstance(generation, str) else generation
-    machine = make_machine(make_driver, record, preemption=preemption, allow=allow)
+    machine = make_machine(make_driver, record, preemption=preemption, allow=allow, ends=ends)
     found = _find(machine, _settings(examples, steps, seed), seed, findings)
     if len(found) == 1:
         raise found[0]

@@ -128,6 +128,12 @@ async def one_forked_device_page(kernel: Kernel, driver: Driver) -> None:
     await syscalls.fork(kernel, PARENT, CHILD)
 
 
+async def one_forked_system_page(kernel: Kernel, driver: Driver) -> None:
+    """The same page in system memory, then forked: two address spaces map it, and neither may write it."""
+    await one_system_page(kernel, driver)
+    await syscalls.fork(kernel, PARENT, CHILD)
+
+
 async def one_mirrored_page(kernel: Kernel, driver: Driver) -> None:
     """The same page, which the device has written, so that its page table maps it."""
     await one_system_page(kernel, driver)
@@ -401,6 +407,15 @@ _ALL = (
         _ONE_PAGE,
         one_system_page,
         (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, discard)),
+        progress=("C82",),
+        workers=True,
+    ),
+    Scenario(
+        "migrate-forked",
+        "A page that two address spaces map goes to the device while a CPU of the other one stores to it.",
+        _ONE_PAGE_FORKED,
+        one_forked_system_page,
+        (Actor("t1", 0, to_device(PARENT, 0, 1)), Actor("t2", 1, touch(CHILD, 0, write=True))),
         progress=("C82",),
         workers=True,
     ),

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
@@ -25,6 +25,7 @@ from migrate_vma_impl.machine.schedule import Schedule, Switch
 from migrate_vma_impl.machine.system import Preemption, System, Task
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.mm_types import FreePages, Mm
+from migrate_vma_impl.mm.mmap import VM_UFFD
 from migrate_vma_impl.mm.userfaultfd_ioctl import userfaultfd_monitor
 from migrate_vma_impl.workqueue import kworker
 from migrate_vma_spec.events import MmExited, Step
@@ -74,11 +75,7 @@ class Workbench:
         self.kernel = Kernel(generation, config)
         self.driver: Driver = make_driver(self.kernel)
         self.kernel.attach(self.driver)
-        mms = [Mm(number) for number in range(config.mms)]
-        self._workers = (
-            *(Task(f"kworker/{cpu}", cpu, kworker, (self.kernel, cpu), daemon=True) for cpu in range(config.cpus)),
-            *(Task(f"monitor/{mm.number}", 0, userfaultfd_monitor, (self.kernel, mm, None), daemon=True) for mm in mms),
-        )
+        self._workers = tuple(Task(f"kworker/{cpu}", cpu, kworker, (self.kernel, cpu), daemon=True) for cpu in range(config.cpus))
         self._opened = {FIRST.number}
         boot = Task("init", 0, _boot, (self.kernel, self.driver))
         run = Run(System(self.kernel.slots(), boot, self._workers, config.cpus), preemption)
@@ -97,9 +94,11 @@ class Workbench:
             ModelError: the model broke the rules of the machine.
         """
         first = Task("init", 0, _nothing)
-        system = System(self._values, first, (*self._workers, *actors), self.kernel.config.cpus, fallible=True)
+        daemons = (*self._workers, *self._monitors())
+        system = System(self._values, first, (*daemons, *actors), self.kernel.config.cpus, fallible=True)
         run = Run(system, self.preemption)
-        strategy = _Impatient(self._schedule(drawn, len(actors)), self._refusals(drawn, len(actors)))
+        place = len(daemons) + 1
+        strategy = _Impatient(_schedule(drawn, place, len(actors)), _refusals(drawn, place, len(actors)))
         path: list[tuple[int, int]] = []
         offsets: list[int] = []
         try:
@@ -126,18 +125,26 @@ class Workbench:
         self._opened.update(opened)
         self._opened.difference_update(step.event.mm for step in burst.steps if isinstance(step.event, MmExited))
 
-    def _schedule(self, drawn: Drawn, actors: int) -> Schedule:
-        first = len(self._workers) + 1
+    def _monitors(self) -> Iterator[Task]:
+        """One for each address space in which a userfaultfd watches, to answer it."""
+        for number in range(self.kernel.config.mms):
+            if any(vma.flags & VM_UFFD for vma in self._values[Mm(number)].vmas):
+                yield Task(f"monitor/{number}", 0, userfaultfd_monitor, (self.kernel, Mm(number), None), daemon=True)
 
-        def switch(who: int, step: int, hop: int) -> Switch:
-            task = who % actors
-            after = (task + 1 + hop % max(actors - 1, 1)) % actors
-            return Switch(first + task, step, first + after) if step else Switch(0, 0, first + task)
 
-        return Schedule(tuple(switch(*numbers) for numbers in drawn.switches))
+def _schedule(drawn: Drawn, first: int, actors: int) -> Schedule:
+    """`first` is the number of the first actor in the run."""
 
-    def _refusals(self, drawn: Drawn, actors: int) -> Iterable[tuple[int, int]]:
-        return ((len(self._workers) + 1 + who % actors, nth) for who, nth in drawn.refusals)
+    def switch(who: int, step: int, hop: int) -> Switch:
+        task = who % actors
+        after = (task + 1 + hop % max(actors - 1, 1)) % actors
+        return Switch(first + task, step, first + after) if step else Switch(0, 0, first + task)
+
+    return Schedule(tuple(switch(*numbers) for numbers in drawn.switches))
+
+
+def _refusals(drawn: Drawn, first: int, actors: int) -> Iterable[tuple[int, int]]:
+    return ((first + who % actors, nth) for who, nth in drawn.refusals)
 
 
 async def _boot(kernel: Kernel, driver: Driver) -> None:

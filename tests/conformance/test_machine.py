@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from attrs import evolve
+from hypothesis import Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from migrate_vma_conformance import kit
@@ -17,35 +18,51 @@ from migrate_vma_conformance.errors import SubjectError
 from migrate_vma_conformance.life import Broken, Raised, Stopped, broken_class
 from migrate_vma_conformance.machine import UNFIT_HEALTH_CHECKS, Examination, examine, make_machine, run_state_machine
 from migrate_vma_conformance.pool import Lost, run_one
+from migrate_vma_conformance.subject import find_driver, find_generation
 from migrate_vma_conformance.workload import Act
-from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm
+from migrate_vma_impl.bugs.collection import find_bug
+from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm, make_test_hmm_adapted
 from migrate_vma_impl.drivers.wide import make_wide
 from migrate_vma_impl.generations import REFERENCED, WAITING
+from migrate_vma_impl.kernel import Config
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.system import Preemption
-from tests.bugs.mutants import CORE, DRIVERS
 
 KNOWN = frozenset({"C62", "C71", "C77", "C79", "REF"})
 """What the kernel's test driver breaks (docs/findings.md), and what the reference model says of the same."""
 
 
-def mutant(name):
-    (found,) = [each for each in (*CORE, *DRIVERS) if each.name == name]
-    return (lambda kernel: found.driver(kernel, "test_hmm")), found.generation
+OF_THE_TEST_DRIVER = frozenset({"C62", "C71", "C77", "C79", "C87", "C88", "C49: which is free", "REF: device test_hmm"})
+"""The same, by the words that are said of it: whatever else the reference model says is not known."""
+
+SMALL, SWAP = Config(system_frames=5), Config(system_frames=6, mms=3, swap_slots=2, files=2, file_pages=2)
+WORLDS = [
+    (SMALL, "trylocked", make_test_hmm, frozenset[str]()),
+    (SWAP, "waiting", make_test_hmm, frozenset[str]()),
+    (SWAP, "referenced", make_test_hmm, frozenset[str]()),
+    (SWAP, "unreferenced", make_test_hmm, frozenset({"C41", "C50"})),
+    (evolve(SWAP, mms=1), "entry-first", make_test_hmm_adapted, frozenset[str]()),
+]
+"""A system, a generation, a driver, and what that generation itself breaks. (entry-first: with one mapping of each page.)"""
+
+
+def with_bug(name):
+    bug = find_bug(name)
+    return find_driver(bug.driver).make, bug.record
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clause", "most"),
     [
-        ("put before unlock in the fault path", "C36", 2),
-        ("the freed source goes on the LRU", "C73", 2),
-        ("cpages forgets the holes", "C10", 1),
-        ("the driver forgets finalize", "C07", 1),
+        ("B07", "C36", 2),
+        ("B15", "C73", 2),
+        ("holes_not_counted", "C10", 1),
+        ("finalize_forgotten", "C07", 1),
     ],
 )
 def test_a_mutation_is_found_and_made_small(name, clause, most):
-    make, generation = mutant(name)
+    make, generation = with_bug(name)
     with pytest.raises(broken_class(clause)) as caught:
         run_state_machine(make, generation, examples=200, seed=0, allow=KNOWN, findings=1)
     operations = [operation for moment in caught.value.program for operation in moment.operations]
@@ -55,7 +72,7 @@ def test_a_mutation_is_found_and_made_small(name, clause, most):
 
 @pytest.mark.slow
 def test_each_broken_clause_is_told_with_an_execution_that_breaks_it_first():
-    make, generation = mutant("the driver skips the copy")
+    make, generation = with_bug("B20")
     with pytest.raises((Broken, ExceptionGroup)) as caught:
         run_state_machine(make, generation, examples=60, seed=0, allow=KNOWN)
     found = caught.value.exceptions if isinstance(caught.value, ExceptionGroup) else (caught.value,)
@@ -71,13 +88,22 @@ def test_the_test_driver_lives_through_drawn_workloads(preemption):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("config", "generation", "make", "broken"), WORLDS)
+def test_a_whole_world_lives_through_drawn_workloads(config, generation, make, broken):
+    machine = make_machine(make, find_generation(generation), config=config, allow=OF_THE_TEST_DRIVER | broken)
+    how = settings(max_examples=25, stateful_step_count=20, deadline=None, phases=(Phase.generate,), database=None)
+    run_state_machine_as_test(seed(1)(machine), settings=settings(how, suppress_health_check=UNFIT_HEALTH_CHECKS))
+
+
+@pytest.mark.slow
 def test_a_driver_without_a_mirror_lives_through_drawn_workloads():
     run_state_machine(make_wide, WAITING, examples=30, seed=1, allow=frozenset({"C87", "REF"}))
 
 
 def test_rules_are_those_that_the_driver_can_serve():
     rules = {rule.function.__name__ for rule in make_machine(make_wide, WAITING).setup_state().rules}
-    assert rules == {"touch", "migrate", "change", "process", "hold", "race", "race_on_the_device"}
+    of_the_kernel = {"touch", "change", "protect", "advise", "process", "hold", "watch", "race"}
+    assert rules == of_the_kernel | {"migrate", "race_on_the_device"}
     assert "access" in {rule.function.__name__ for rule in make_machine(make_test_hmm, WAITING).setup_state().rules}
 
 
@@ -126,7 +152,7 @@ def test_a_factory_that_fails_is_told_as_the_drivers():
 
 @pytest.mark.slow
 def test_hypothesis_can_run_the_machine_by_itself():
-    make, generation = mutant("the driver forgets finalize")
+    make, generation = with_bug("finalize_forgotten")
     how = settings(max_examples=20, phases=(Phase.generate,), suppress_health_check=UNFIT_HEALTH_CHECKS)
     with pytest.raises(broken_class("C07")):
         run_state_machine_as_test(make_machine(make, generation, allow=KNOWN), settings=how)
@@ -135,8 +161,8 @@ def test_hypothesis_can_run_the_machine_by_itself():
 PRINT = """
 from migrate_vma_conformance.life import Broken
 from migrate_vma_conformance.machine import run_state_machine
-from tests.conformance.test_machine import KNOWN, mutant
-make, generation = mutant("the freed source goes on the LRU")
+from tests.conformance.test_machine import KNOWN, with_bug
+make, generation = with_bug("B15")
 try:
     run_state_machine(make, generation, examples=40, seed=7, allow=KNOWN, findings=1)
 except Broken as broken:

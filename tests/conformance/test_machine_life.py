@@ -9,6 +9,7 @@ from migrate_vma_conformance.explore.sampling import End
 from migrate_vma_conformance.life import CONFIG, NO_DRAWN, Living, Moment, Stopped, broken_class, live, smallest
 from migrate_vma_conformance.workbench import PATIENCE, Drawn, Workbench, schedule_to
 from migrate_vma_conformance.workload import Act, Operation
+from migrate_vma_impl.bugs.collection import find_bug
 from migrate_vma_impl.drivers.test_hmm import Dmirror, make_test_hmm, make_test_hmm_coherent
 from migrate_vma_impl.drivers.wide import make_wide
 from migrate_vma_impl.generations import TRYLOCKED, UNREFERENCED, WAITING, with_compound
@@ -16,7 +17,6 @@ from migrate_vma_impl.kernel import Config
 from migrate_vma_impl.machine.system import Preemption
 from migrate_vma_impl.mm.mm_types import Mm
 from migrate_vma_spec.events import Chose, MmExited, OperationBegan, OperationEnded
-from tests.bugs.mutants import CORE
 
 KNOWN = frozenset({"C62", "C71", "C77", "C79", "REF"})
 
@@ -162,14 +162,14 @@ def test_a_pin_may_keep_a_page_of_the_device_where_it_is():
     assert live(subject, program(Operation(Act.TO_DEVICE), Operation(Act.PIN), Operation(Act.TO_SYSTEM))) is None
 
 
-def test_an_oops_is_allowed_by_its_words():
+def test_an_oops_is_known_by_its_words():
     """A large folio is evicted, and there is none in system memory."""
     steps = (Moment((Operation(Act.TO_DEVICE, more=3),)), Moment((Operation(Act.EVICT),), Drawn(refusals=((0, 0),))))
     subject = living(generation=with_compound(WAITING), config=Config(addresses=4, pmd_order=2))
     trouble = live(subject, steps)
     assert isinstance(trouble, Stopped)
     words = trouble.sentence.removeprefix("oops: ")
-    assert live(evolve(subject, allow=KNOWN | {words}), steps) is None
+    assert live(evolve(subject, found={words}), steps) is None
 
 
 def test_a_reference_that_is_kept_is_found_at_the_end():
@@ -214,16 +214,16 @@ def test_where_memory_ran_out_nobody_is_blamed():
 
 def race_of_the_hole(noise):
     """A hole goes to the device while a CPU stores to it, under a core that inserts over what is there."""
-    (mutant,) = [each for each in CORE if each.name == "inserts over what is there"]
+    broken = living(generation=find_bug("inserts_anywhere").record)
     before = program(Operation(Act.READ, addr=1), Operation(Act.DEVICE_READ, addr=1), Operation(Act.BORROW)) if noise else ()
     both = (Operation(Act.TO_DEVICE), Operation(Act.WRITE, 1), Operation(Act.READ, addr=1))
     spoilers = ((2, 3, 0), (2, 40, 1)) if noise else ()
     found = [
         trouble
         for step in range(8, 30)
-        if (trouble := live(living(generation=mutant.generation), (*before, Moment(both, Drawn(((0, step, 0), *spoilers))))))
+        if (trouble := live(broken, (*before, Moment(both, Drawn(((0, step, 0), *spoilers))))))
     ]
-    return living(generation=mutant.generation), found
+    return living(generation=find_bug("inserts_anywhere").record), found
 
 
 def test_a_race_is_made_smaller_to_two_operations_and_one_switch():

@@ -21,19 +21,18 @@ from migrate_vma_conformance.explore.sampling import (
     sample,
 )
 from migrate_vma_conformance.options import Fairness
+from migrate_vma_impl.bugs.collection import find_bug
 from migrate_vma_impl.generations import REFERENCED, TRYLOCKED, UNREFERENCED, WAITING
 from migrate_vma_impl.machine.run import Run
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.system import Preemption, System
 from migrate_vma_spec.registry import Progress
-from tests.bugs.mutants import CORE
 from tests.explore.subjects import faults, subject
 from tests.machine.toy import B, add, lock, read, system, unlock, write
 
 
-def mutant(name):
-    (found,) = [each for each in CORE if each.name == name]
-    return subject(found.scenarios[0], found.generation)
+def with_bug(name):
+    return subject("fault2", find_bug(name).record)
 
 
 def walks(count):
@@ -62,7 +61,7 @@ def test_every_strategy_finds_the_page_that_is_gone(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_finds_a_mutation_of_one_step(strategy):
-    of = mutant("put before unlock in the fault path")
+    of = with_bug("B07")
     assert "C36" in sample(of, STRATEGIES[strategy](of), executions=5).broken
 
 
@@ -78,7 +77,7 @@ def test_a_sound_protocol_breaks_nothing_and_its_clauses_are_reached():
 
 @pytest.mark.slow
 def test_a_lost_wake_up_is_found_as_a_stuck_execution():
-    of = mutant("a wake-up is lost")
+    of = with_bug("wake_up_lost")
     samples = sample(of, pct(of, 60), executions=60)
     assert samples.stuck is not None
     schedule, recording = smallest_deadlock(of, samples.stuck)

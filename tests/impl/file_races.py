@@ -22,8 +22,6 @@ from tests.impl.stage import Player, Stage
 SWAP_STEPS = frozenset({"free_swap", "mapping_by_now", "flush_unmapped", "swapped_out_entry", "swapped_in_entry"})
 """The steps that only a kernel with swap takes."""
 PATIENCE = 300
-OF_RECLAIM = frozenset({"C21"})
-"""A page that reclaim has isolated, and setup could not, is not back on the LRU when setup has restored it."""
 
 
 class JudgedStage(Stage):
@@ -36,7 +34,7 @@ class JudgedStage(Stage):
 
     def say(self, player: Player, event: Any) -> None:
         if self.judge is None:
-            clauses = (each for each in REGISTRY.values() if each.party is not Party.DRIVER and each.id not in OF_RECLAIM)
+            clauses = (each for each in REGISTRY.values() if each.party is not Party.DRIVER)
             self.judge = Judge(self.kernel.generation.capabilities, clauses)
         self.broken += self.judge.feed(Step(player.name, player.cpu, event))
         super().say(player, event)

@@ -8,6 +8,7 @@ from migrate_vma_impl.mm.mm_types import Folio, LruBatch, PmdSlot, PteSlot, Tlb
 from migrate_vma_spec.events import (
     Chose,
     CpuAccessed,
+    FaultBegan,
     FolioAllocated,
     FolioFreed,
     FolioLocked,
@@ -21,6 +22,7 @@ from migrate_vma_spec.events import (
     PmdSplit,
     TlbFilled,
     TlbFlushed,
+    UserfaultRaised,
     WaitBegan,
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Pte, PteKind, VmFlags
@@ -207,6 +209,22 @@ def test_a_store_waits_for_the_page_lock_without_the_page_table_lock_and_looks_a
     assert writer.finish() == 0
     assert stage.said(FolioFreed) == [FolioFreed(4, 2)]
     assert stage.said(FolioAllocated)[-1].order == 2
+    assert stage.pmd(0) == LEAF
+
+
+def test_a_store_to_a_guarded_leaf_waits_unless_it_was_let_through_before_the_wait(stage):
+    stage.touch(0, write=True)
+    stage.run(syscalls.uffd_register, stage.kernel, A, 0, 8, VmFlags.UFFD_WP)
+    stage.run(syscalls.uffd_writeprotect, stage.kernel, A, 0, 4, True)
+    assert stage.pmd(0).uffd_wp
+    waiting = stage.start("waiting", syscalls.touch, stage.kernel, A, 1, True)
+    waiting.block()
+    late = stage.start("late", syscalls.touch, stage.kernel, A, 2, True, cpu=1)
+    late.until(FaultBegan)
+    late.until(PmdRead)
+    stage.run(syscalls.uffd_writeprotect, stage.kernel, A, 0, 4, False)
+    assert (waiting.finish(), late.finish()) == (0, 0)
+    assert [event.addr for event in stage.said(UserfaultRaised)] == [1, 2]
     assert stage.pmd(0) == LEAF
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from migrate_vma_impl.drivers.test_hmm import Dmirror
+from migrate_vma_impl.drivers.test_hmm import CompoundDmirror
 from migrate_vma_impl.generations import WAITING
 from migrate_vma_impl.mm import syscalls, syscalls_files, syscalls_pin
 from migrate_vma_impl.mm.gup_grab import Foll
@@ -51,7 +51,7 @@ def left_over(stage):
 
 
 def in_use(f):
-    cached = f.file is not None
+    cached = f.file is not None or f.swap is not None
     return f.refcount != cached or f.mapcount or f.pins or f.locked or f.queue
 
 
@@ -75,6 +75,38 @@ def small(driver=None, **config):
         return stage
 
     return make
+
+
+def swapped_out():
+    stage = small(swap_slots=1)()
+    stage.run(syscalls_files.pageout, stage.kernel, A, 0, 1)
+    assert stage.pte(0).kind is PteKind.SWAP
+    return stage
+
+
+@pytest.mark.parametrize("other", [TOUCH, READ_IT, FORK], ids=["store", "load", "fork"])
+def test_advice_on_a_page_that_is_swapped_out(other):
+    ends(swapped_out, call(syscalls.madvise_free, A, 0, 1), other)
+
+
+@pytest.mark.parametrize("other", [ZAP, TOUCH, FORK], ids=["zap", "store", "fork"])
+def test_a_page_of_the_swap_cache_that_may_be_dropped(other):
+    def make():
+        stage = swapped_out()
+        stage.touch(0, write=False)
+        settle(stage)
+        return stage
+
+    ends(make, call(syscalls.madvise_free, A, 0, 1), other)
+
+
+def test_two_monitors_of_a_copy_in_memory_that_is_shared_between_processes():
+    def make():
+        stage = watched(VmFlags.UFFD_MISSING)()
+        stage.run(syscalls.fork, stage.kernel, A, B)
+        return stage
+
+    ends(make, FILLS["copy"], call(syscalls.madvise_dontneed, B, 1, 2))
 
 
 def watched(mode):
@@ -185,15 +217,15 @@ class JudgedCompound(CompoundStage, JudgedStage):
     """A large folio, judged."""
 
 
-class Large(Dmirror):
-    """With memory for two large folios."""
+class Large(CompoundDmirror):
+    """With memory for one large folio, and for as many small pages."""
 
     frames = 2 * NR
 
 
-def large(*, where="system", forked=False, generation=COMPOUND, **config):
+def large(*, where="system", forked=False, **config):
     def make():
-        stage = JudgedCompound(generation, Large, **config)
+        stage = JudgedCompound(COMPOUND, Large, **config)
         if where == "device":
             stage.to_huge_device()
             assert stage.pmd().kind is PteKind.DEVICE_PRIVATE
@@ -238,6 +270,12 @@ def test_a_walk_over_a_large_folio_that_is_zapped(walk, other):
 def test_taking_pages_of_a_large_folio_without_locks(flags, other):
     act = Actor(lambda stage: (gup_test, stage.kernel, A, 1, 3, flags), NEAR)
     ends(large(gup_fast=True), act, WALKS[other])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["madvise_dontneed", "store", "fork"])
+def test_a_large_folio_on_its_way_to_the_device(other):
+    ends(large(), device("to_device", A, 0, NR), WALKS[other])
 
 
 def hugetlb(*, forked):

@@ -74,7 +74,6 @@ def test_a_dirty_page_is_made_clean_only_if_nobody_else_maps_it(stage):
     stage.call("madvise_free", 0, 1)
     assert not stage.said(FolioCleaned, since)
     assert not stage.said(FolioLazyfreed, since)
-    stage.excuse("C89")  # fork locks the address space of a child of which nothing has been said yet
 
 
 def test_contents_can_be_given_up_only_where_something_is_mapped(stage):
@@ -120,7 +119,6 @@ def test_a_touch_of_a_broken_page_is_a_bus_error_and_the_page_is_not_used_again(
     stage.call("munmap", 0, 1)
     stage.run(stage.kernel.lru_add_drain)
     assert stage.folio(1).refcount == 1
-    stage.excuse("C44")
 
 
 def test_a_broken_page_is_taken_from_every_address_space(stage):
@@ -129,7 +127,6 @@ def test_a_broken_page_is_taken_from_every_address_space(stage):
     stage.run(syscalls.poison, stage.kernel, 1)
     assert stage.pte(0) == stage.pte(0, B) == Pte(PteKind.HWPOISON, 1)
     assert stage.folio(1).mapcount == 0
-    stage.excuse("C89")  # fork locks the address space of a child of which nothing has been said yet
 
 
 def test_a_page_that_nobody_maps_or_that_a_device_has_is_not_dealt_with(stage):

@@ -77,7 +77,6 @@ def test_a_page_that_a_child_shares_is_not_made_writable_by_mprotect(stage):
     assert not stage.pte(0).write
     stage.touch(0, write=True)
     assert len(stage.said(PageCopied)) == 1
-    stage.excuse("C89")  # fork locks the address space of a child of which nothing has been said yet
 
 
 def test_the_zero_page_never_becomes_writable(stage):

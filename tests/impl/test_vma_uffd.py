@@ -22,12 +22,6 @@ from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Pte, PteKind, Vm
 from tests.impl.stage import A, B
 from tests.impl.vma_stage import RW, VmaStage
 
-FORKED = "C89"
-"""fork locks the address space of the child, of which nothing has been said yet, and which may have ended before."""
-
-COPIED = "C71"
-"""The contents that a monitor copies in are not the zeroes that a page has which nobody filled."""
-
 MISSING, WP = VmFlags.UFFD_MISSING, VmFlags.UFFD_WP
 
 
@@ -67,7 +61,6 @@ def test_a_fault_on_a_missing_page_waits_without_mmap_lock_until_it_is_copied_in
     assert waiter.finish() == 0
     assert stage.said(PageCopied) == [PageCopied(1, stage.pte(1).pfn)]
     assert VmFault.RETRY in [event.result for event in stage.said(FaultEnded)]
-    stage.excuse(COPIED)
 
 
 def test_the_access_is_made_again_where_the_answer_came_before_the_wait(stage):
@@ -77,6 +70,16 @@ def test_the_access_is_made_again_where_the_answer_came_before_the_wait(stage):
     assert stage.call("uffd_zeropage", 1) == 0
     assert waiter.finish() == 0
     assert not stage.slots[A].userfaults
+
+
+def test_the_monitor_wakes_a_waiter_of_a_place_that_is_not_mapped_any_more(stage):
+    stage.call("uffd_register", 1, 2, MISSING)
+    waiter = stage.begin("waiter", "touch", 1, False, cpu=1)
+    waiter.block()
+    stage.call("munmap", 1, 2)
+    assert not waiter.step(), "munmap wakes nobody"
+    assert stage.call("uffd_serve") == -2
+    assert waiter.finish() == -11
 
 
 def test_a_page_that_somebody_else_filled_is_not_filled_again(stage):
@@ -157,7 +160,6 @@ def test_a_monitor_answers_message_after_message(stage):
         assert waiter.finish() == 0
     assert [event.src for event in stage.said(PageCopied)] == [1, 1]
     monitor.coroutine.close()
-    stage.excuse(COPIED)
 
 
 def test_a_migration_to_the_device_does_not_fill_watched_holes(stage):
@@ -169,8 +171,7 @@ def test_a_migration_to_the_device_does_not_fill_watched_holes(stage):
 
 def test_what_is_mapped_of_a_range_with_a_gap_is_watched(stage):
     assert stage.call("uffd_register", 2, 4, MISSING) == 0
-    (changed,) = stage.said(VmaChanged)
-    assert (changed.start, changed.end) == (2, 3)
+    assert {(changed.start, changed.end) for changed in stage.said(VmaChanged)} == {(2, 3)}
 
 
 @pytest.mark.parametrize(("start", "mode"), [(3, MISSING), (0, VmFlags.NONE)], ids=["nothing is mapped", "nothing to hear of"])
@@ -278,7 +279,6 @@ def test_a_copy_on_write_flushes_while_another_guards_pages_and_has_yet_to_flush
     flushed = [event for event in stage.said(TlbFlushed, since) if event.start < event.end]
     assert len(flushed) == 2, "once for the pending flush, once for the copy"
     guard.finish()
-    stage.excuse(FORKED)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -381,7 +381,6 @@ def test_a_child_is_not_watched_and_its_pages_not_guarded(guarded):
     assert find_vma(guarded.slots[B].vmas, 0).flags == RW
     assert (guarded.pte(0).uffd_wp, guarded.pte(0, B).uffd_wp) == (True, False)
     assert guarded.touch(0, write=True, mm=B) == 0
-    guarded.excuse(FORKED)
 
 
 def test_a_fork_that_the_monitor_follows_waits_until_it_is_told(stage):
@@ -395,7 +394,6 @@ def test_a_fork_that_the_monitor_follows_waits_until_it_is_told(stage):
     assert forker.finish() == 0
     assert find_vma(stage.slots[B].vmas, 0).flags == RW | WP
     assert stage.pte(0, B).uffd_wp
-    stage.excuse(FORKED)
 
 
 def test_a_guarded_device_page_stays_guarded_in_a_child_that_is_followed(stage):
@@ -408,4 +406,3 @@ def test_a_guarded_device_page_stays_guarded_in_a_child_that_is_followed(stage):
     stage.call("uffd_serve")
     forker.finish()
     assert stage.pte(0) == stage.pte(0, B) == Pte(PteKind.DEVICE_PRIVATE, 100, uffd_wp=True)
-    stage.excuse(FORKED)

@@ -169,6 +169,12 @@ def test_who_cannot_wait_for_the_monitor_is_refused():
     assert fault(BOOT + MISSING, name="gpu.device_write") == {SIGBUS}
 
 
+def test_a_driver_may_say_that_a_fault_was_refused():
+    refused = by("t1", FaultBegan(0, 2, False), FaultEnded(0, 2, SIGBUS))
+    assert ends(BOOT + MISSING, "gpu.to_system", (0, 2, 3), refused, result=-14) == {0, 1, -14}
+    assert ends(BOOT + MISSING, "gpu.to_system", (0, 2, 3), result=-14) == {0, 1}
+
+
 def test_in_a_race_the_monitor_may_have_answered_already():
     assert NONE in fault(BOOT + MISSING + NAP)
 

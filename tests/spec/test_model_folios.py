@@ -22,6 +22,7 @@ from migrate_vma_spec.events import (
     PteChanged,
     RangeCalled,
     RangeReturned,
+    RmapAdded,
     SetupCalled,
     SetupReturned,
     TlbFlushed,
@@ -157,6 +158,17 @@ def test_a_large_folio_that_cannot_be_split_ends_the_walk_of_its_leaf():
     after = by("boot", PteChanged(0, 7, present(43), PTE_NONE))
     assert entries(LEAF + SPLIT_PMD + after + by("boot", FolioGot(40, 6)), start=6) == [{0}, {0}]
     assert entries(LEAF + SPLIT_PMD + after, start=6) == [{PARTS[2]}, {HOLE}]
+
+
+def exclusive(*addrs):
+    """The leaf as a page table, in which a device has these pages for itself."""
+    return SPLIT_PMD + by("boot", *(PteChanged(0, at, present(36 + at), Pte(PteKind.EXCLUSIVE, 36 + at, write=True)) for at in addrs))
+
+
+def test_a_split_gives_back_the_pages_behind_it_that_a_device_has_for_itself():
+    counted = LEAF + by("boot", FolioGot(40, 4), *(RmapAdded(40 + at, 0, 4 + at, at + 1, True) for at in PAGES))
+    assert entries(counted + exclusive(5, 7)) == [*EACH[:1], {migrating(41, write=False)}, *EACH[2:3], {migrating(43, write=False)}]
+    assert entries(counted + exclusive(4, 5)) == [{0}, {0}, *EACH[2:]]
 
 
 def test_a_core_without_large_migrations_splits_what_it_is_asked_to_take_whole():

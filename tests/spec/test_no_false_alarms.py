@@ -41,6 +41,7 @@ from migrate_vma_spec.events import (
     PageFilled,
     PagesCalled,
     PageWritten,
+    PmdSplit,
     PteChanged,
     RangeFaultBegan,
     RangeFaultEnded,
@@ -57,6 +58,7 @@ from migrate_vma_spec.events import (
 from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Pte, PteKind, Select, VmFault, VmFlags
 from tests.spec import alternative_cases
+from tests.spec.large_traces import LARGE_BOOT, system_leaf
 from tests.spec.traces import (
     ABORTED,
     BOOT,
@@ -287,6 +289,17 @@ def what_was_moved_is_read_where_it_is_now():
     return BOOT + system_page() + by("cpu1", STORE) + by("mv0", *moved) + by(
         "cpu1", CpuAccessed(0, 12, 1, write=False)
     ), TRYLOCKED
+
+
+@accepted
+def setup_splits_a_leaf_of_memory_that_it_does_not_select():
+    """As all kernels before v6.19 do."""
+    parts = tuple(migration(40 + at, young=True) for at in range(4))
+    setup = SetupCalled(0, 0, 4, 8, Select.DEVICE_PRIVATE, "gpu", None, 4, 4)
+    begin = (OperationBegan("migrate"), MMAP, setup, InvalidateBegan(0, 4, 8, NotifyReason.MIGRATE, "gpu"))
+    take = (FolioGot(40, 2), FolioLocked(40, blocking=False), PTL, ExclusiveShared(40, done=True))
+    split = (PmdSplit(0, 4, present(40), parts), TlbFlushed(0, 4, 8))
+    return LARGE_BOOT + system_leaf() + by("mig0", *begin, *take, *split), TRYLOCKED
 
 
 @accepted

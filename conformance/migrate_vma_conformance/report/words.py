@@ -52,7 +52,7 @@ def pte(entry: Pte) -> str:
 
 
 def entries(array: tuple[int, ...] | None) -> str:
-    """A src or dst array: `8m` migrates, `8mw` may be written, `8mc` is a large folio, `-m` is a hole, `8` stays, `-` is empty."""
+    """A src or dst array: `8m` migrates, `8mw` may be written, `8mc` is large, `-m` is a hole, `8` stays, `-` is empty."""
     return "NULL" if array is None else f"[{' '.join(_entry(value) for value in array)}]"
 
 

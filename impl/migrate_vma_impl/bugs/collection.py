@@ -33,6 +33,7 @@ NOT_SHOWN: tuple[NotShown, ...] = (
     NotShown("B47", "bookkeeping of drm_gpusvm", "waits for the xe driver", ("C44",)),
     NotShown("B50", "errors of the test driver's allocations", "kmalloc of a driver's arrays is not modelled", ("C07", "C44")),
     NotShown("B51", "pmd_hugepage_update on a device-private PMD", "a warning of one architecture's page table", ("C55",)),
+    NotShown("B52", "pages of any device are collected", "no scenario has two devices yet", ("C14", "C15")),
     NotShown("B54", "MIGRATE_PFN_LOCKED removed", "no fault, and older than every generation here", ("C19",)),
 )
 

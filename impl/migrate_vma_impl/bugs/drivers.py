@@ -55,21 +55,15 @@ class MapsWhatDidNotMigrate(Dmirror):
         await super()._finalize_and_map([entry | MIGRATE_PFN_MIGRATE for entry in src], dst, mm, start)
 
 
-class MapsAfterFinalize(Dmirror):
-    async def _finalize_and_map(self, src: list[int], dst: list[int], mm: Mm, start: int) -> None:
-        """Not yet."""
+class MapsEarly(Dmirror):
+    """Between setup and pages."""
 
-    async def _window_to_device(self, vma: Vma, start: int, end: int) -> int:
-        src, dst = [0] * (end - start), [0] * (end - start)
-        args = MigrateVma(vma, start, end, src, dst, self.owner, Select.SYSTEM)
-        result = await self.kernel.migrate_vma_setup(args)
-        if result:
-            return result
-        await self._device_alloc_and_copy(src, dst, vma.mm)
-        await self.kernel.migrate_vma_pages(args)
-        await self.kernel.migrate_vma_finalize(args)
-        await super()._finalize_and_map(src, dst, vma.mm, start)
-        return 0
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
+        await super()._device_alloc_and_copy(src, dst, mm)
+        await super()._finalize_and_map(src, dst, mm, 0)
+
+    async def _finalize_and_map(self, src: list[int], dst: list[int], mm: Mm, start: int) -> None:
+        """It is done."""
 
 
 class MapsWritable(Dmirror):
@@ -150,8 +144,8 @@ def maps_what_did_not_migrate(kernel: Kernel) -> Driver:
     return MapsWhatDidNotMigrate(kernel, "test_hmm")
 
 
-def maps_after_finalize(kernel: Kernel) -> Driver:
-    return MapsAfterFinalize(kernel, "test_hmm")
+def maps_early(kernel: Kernel) -> Driver:
+    return MapsEarly(kernel, "test_hmm")
 
 
 def maps_writable(kernel: Kernel) -> Driver:
@@ -226,11 +220,11 @@ BUGS = (
         maps_what_did_not_migrate,
     ),
     driver_bug(
-        "mapped_late",
-        "the driver maps after finalize",
-        "The pages are not locked any more: they may have gone already.",
+        "mapped_early",
+        "the driver maps before pages",
+        "The device uses pages that are not the addresses' pages yet, and may never be.",
         ("C78",),
-        maps_after_finalize,
+        maps_early,
     ),
     driver_bug(
         "write_assumed",

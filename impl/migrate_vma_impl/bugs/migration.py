@@ -14,7 +14,7 @@ from migrate_vma_impl.mm.folio import folio_unlock
 from migrate_vma_impl.mm.migrate import entry_after_migration
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, MigrateVma, Mm, Vma
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, migration_entry_for
-from migrate_vma_spec.vocabulary import Pte, PteKind, Select
+from migrate_vma_spec.vocabulary import Pte, PteKind
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
@@ -64,12 +64,6 @@ def dirty_as_writable(pte: Pte, exclusive: bool) -> Pte:
 
 def anybodys(kernel: Kernel, args: MigrateVma, pte: Pte) -> bool:
     return True
-
-
-def not_the_owners(kernel: Kernel, args: MigrateVma, pte: Pte) -> bool:
-    """By kind alone, whoever's device it is."""
-    wanted = Select.DEVICE_PRIVATE if pte.kind is PteKind.DEVICE_PRIVATE else Select.SYSTEM
-    return bool(args.flags & wanted)
 
 
 def no_holes(args: MigrateVma, vma: Vma, pte: Pte) -> int | None:
@@ -200,16 +194,6 @@ BUGS = (
         kernels="v6.1 to v7.1",
     ),
     Bug(
-        "B52",
-        "pages of any device are collected",
-        "A driver migrates device pages of another owner.",
-        ("C14",),
-        WAITING.with_steps(selects=not_the_owners),
-        commit="5143192cd410",
-        year=2020,
-        kernels="before v5.8",
-    ),
-    Bug(
         "B53",
         "soft-dirty is lost",
         "The bit does not go from the entry to the migration entry, and a checkpoint misses a write.",
@@ -302,8 +286,8 @@ BUGS = (
     Bug(
         "unmaps_nothing",
         "other mappings stay",
-        "A page that a forked process maps is called migrating.",
-        ("C20", "C56"),
+        "A page that a forked process maps is never unmapped there, so its migration fails for ever.",
+        ("C84",),
         WAITING.with_steps(unmap_all=unmap_nothing, check_page=always_good),
     ),
     Bug(

@@ -262,9 +262,9 @@ class DmirrorCompound(DmirrorIoctl):
             if spage is not None and entry & MIGRATE_PFN_MIGRATE:
                 dst[i] = await self._evict_folio(spage, entry)
         await self.kernel.migrate_device_pages(src, dst, len(pfns))
-        migrated = sum(bool(entry & MIGRATE_PFN_MIGRATE) for entry in src)
+        pages = sum(1 << (self.order if entry & MIGRATE_PFN_COMPOUND else 0) for entry in src if entry & MIGRATE_PFN_MIGRATE)
         await self.kernel.migrate_device_finalize(src, dst, len(pfns))
-        return migrated
+        return pages
 
     async def _evict_folio(self, spage: Folio, entry: int) -> int:
         """The destination of what is evicted. A single page is waited for; a large folio is there, or the kernel oopses."""

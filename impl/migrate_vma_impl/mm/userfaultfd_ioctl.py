@@ -275,15 +275,16 @@ async def serve_userfault(kernel: Kernel, mm: Mm, source: int | None) -> int:
 async def _answer(kernel: Kernel, mm: Mm, message: Userfault | None, source: int | None) -> int:
     if message is None or message.addr is None:
         return 0
+    addr = message.addr
     if message.write_protected:
-        return await mwriteprotect_range(kernel, mm, message.addr, message.addr + 1, enable_wp=False)
-    if source is None:
-        result = await mfill_atomic_zeropage(kernel, mm, message.addr)
+        result = await mwriteprotect_range(kernel, mm, addr, addr + 1, enable_wp=False)
+    elif source is None:
+        result = await mfill_atomic_zeropage(kernel, mm, addr)
     else:
-        result = await mfill_atomic_copy(kernel, mm, message.addr, source, wp=False)
-    if result == -Errno.EEXIST:
-        # UFFDIO_WAKE: who brought the page may have been another process, which wakes nobody.
-        await wake_userfault(mm, message.addr, message.addr + 1)
+        result = await mfill_atomic_copy(kernel, mm, addr, source, wp=False)
+    if result:
+        # UFFDIO_WAKE: whoever brought the page, or unmapped the place, wakes nobody; and where memory was short the fault comes again.
+        await wake_userfault(mm, addr, addr + 1)
     return result
 
 

@@ -122,6 +122,8 @@ def _taken(world: World, call: Call, event: Changed) -> Judgement:
     # A leaf that becomes a page table maps what it mapped.
     if not is_mapping(event.old) or event.old.pfn is None or is_mapping(event.new) or event.new.kind is PteKind.TABLE:
         return None
+    if isinstance(event, ev.PteChanged) and len(world.folio_pages(event.old.pfn)) > 1:
+        return None  # unmapped to be split, and put back: none of the page tables' pages is taken before that
     reason = _not_selected(world, call, event.old.pfn)
     return f"setup took the page of {at(event)}: {reason}" if reason else None
 

@@ -8,7 +8,7 @@ reference.
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.model.state import Attempt, Entries, ModelState
@@ -203,15 +203,23 @@ def _whole_entry(world: World, wish: Wish, vma: VmaRange | None, addr: int, afte
     return entry | MIGRATE_PFN_COMPOUND, is_stuck(world, pfn, fault_page=wish.is_fault_page(world, pfn))
 
 
+def given_back(pte: Pte) -> Pte:
+    """A page that a device has for itself is the CPUs' again when its folio has been split, but for writing."""
+    return evolve(pte, kind=PteKind.PRESENT, write=False) if pte.kind is PteKind.EXCLUSIVE else pte
+
+
 def _one_by_one(world: World, wish: Wish, vma: VmaRange | None, addr: int, after: int) -> list[frozenset[int]]:
     """The entries of single pages. A large folio that cannot be split ends the walk of its block."""
     choices: list[frozenset[int]] = []
     ended: bool | None = False
+    split: set[int] = set()
     for each in range(addr, after):
-        entry = collected(world, wish, vma, world.pte(wish.mm, each))
+        pte = world.pte(wish.mm, each)
+        entry = collected(world, wish, vma, given_back(pte) if pte.pfn is not None and world.head(pte.pfn) in split else pte)
         pfn = migrate_pfn_to_pfn(entry)
         stuck: bool | None = False
         if pfn is not None and len(world.folio_pages(pfn)) > 1:
+            split.add(world.head(pfn))
             stuck = is_unsplittable(world, pfn, fault_page=wish.is_fault_page(world, pfn))
             ended = ended if stuck is False or ended else stuck
         elif pfn is not None:
@@ -229,7 +237,10 @@ def found(world: World, wish: Wish, addr: int) -> frozenset[int]:
     What a split asks for is not all to be seen: in a race a large folio that must be split may be left.
     """
     vma = world.vma(wish.mm, addr)
-    entry = collected(world, wish, vma, world.pte(wish.mm, addr))
+    pte = world.pte(wish.mm, addr)
+    if pte.kind is PteKind.EXCLUSIVE and pte.pfn is not None and len(world.folio_pages(pte.pfn)) > 1:
+        return frozenset({0, collected(world, wish, vma, given_back(pte))})
+    entry = collected(world, wish, vma, pte)
     pages = world.extras.leaf_pages
     pfn = migrate_pfn_to_pfn(entry)
     large = pfn is not None and len(world.folio_pages(pfn)) > 1

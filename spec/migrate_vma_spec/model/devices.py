@@ -86,7 +86,7 @@ def results(world: World, scope: Scope, seen: Seen, result: int) -> set[int] | N
         pages = scope.arguments[2] - scope.arguments[1]
         found = _counts(world, scope) if scope.quiet else set(range(pages + 1))
         refused = Seen.DENIED in seen and verb != SNAPSHOT  # who only looks is refused nothing
-        excused = not scope.quiet or refused or not _is_as_asked(world, scope, seen)
+        excused = not scope.quiet or refused or bool(scope.fault) or not _is_as_asked(world, scope, seen)
     else:
         return None
     # Which error a driver gives is its own affair.

@@ -15,6 +15,8 @@ from migrate_vma_spec.objects import Fault, RangeFault, Stage, World, mmap_lock
 from migrate_vma_spec.vocabulary import Errno, PteKind, VmFault, VmFlags
 
 _INDIRECT = frozenset({PteKind.SWAP, PteKind.EXCLUSIVE, PteKind.HWPOISON})
+_REMARKS = VmFault.MAJOR | VmFault.NOPAGE
+"""The page was waited for; the handler was given none, for another fault has mapped it by now. Both faults succeeded."""
 _GUARDABLE = frozenset({PteKind.PRESENT, PteKind.ZERO})
 
 
@@ -41,7 +43,7 @@ def allowed_fault(state: ModelState, world: World, step: Step, event: ev.FaultEn
     if scope is None or fault is None or event.mm not in state.followed:
         return ()
     what = f"fault of mm {event.mm} addr {event.addr}"
-    result = event.result & ~VmFault.MAJOR
+    result = event.result & ~_REMARKS
     operation = state.scope(step.task, What.OPERATION)
     by_cpu = operation is None or operation.name in ("read", "write")
     results = _fault_results(world, step, scope, fault, by_cpu=by_cpu)
@@ -53,20 +55,25 @@ def allowed_fault(state: ModelState, world: World, step: Step, event: ev.FaultEn
 
 def _fault_results(world: World, step: Step, scope: Scope, fault: Fault, *, by_cpu: bool) -> set[VmFault]:
     if fault.stage is Stage.RETURNED and fault.result is not None:
-        return {fault.result & ~VmFault.MAJOR}
+        return {fault.result & ~_REMARKS}
     seen = scope.seen | permission(world, scope)
     results = {VmFault.SIGSEGV} if Seen.DENIED in seen else set[VmFault]()
     if Seen.RAISED in seen:
         results |= {VmFault.RETRY, VmFault.SIGBUS}
-    elif Seen.WATCHED in seen and not by_cpu:
+    elif not by_cpu and (Seen.WATCHED in seen if scope.quiet else _is_watched(world, fault)):
         results.add(VmFault.SIGBUS)  # who cannot come again is not made to wait
-    elif Seen.GRANTED in seen and not (Seen.WATCHED in seen and scope.quiet):
+    if not Seen.RAISED & seen and Seen.GRANTED in seen and not (Seen.WATCHED in seen and scope.quiet):
         results |= _served(world, scope, fault, seen)
     if not world.task(step.task).holds(mmap_lock(fault.mm)):
         results.add(VmFault.RETRY)
     if Seen.FAILED not in seen:
         return results
     return {VmFault.OOM} | (results if world.extras.leaf_pages or fault.vma_lock else set())  # or it does with less
+
+
+def _is_watched(world: World, fault: Fault) -> bool:
+    vma = world.vma(fault.mm, fault.addr)
+    return vma is not None and bool(vma.flags & (VmFlags.UFFD_MISSING | VmFlags.UFFD_WP))
 
 
 def _served(world: World, scope: Scope, fault: Fault, seen: Seen) -> set[VmFault]:
