@@ -290,12 +290,14 @@ def hugetlb(*, forked):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [True, False], ids=["a copy", "the first"])
 @pytest.mark.parametrize("other", ["store", "madvise_dontneed"])
 def test_a_store_to_a_hugetlb_page(forked, other):
     ends(hugetlb(forked=forked), TOUCH, WALKS[other])
 
 
+@pytest.mark.slow
 def test_pins_that_wait_for_a_copy_of_a_hugetlb_page():
     act = Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, READ | PIN | Foll.LONGTERM), NEAR)
     ends(hugetlb(forked=True), act, TOUCH)
