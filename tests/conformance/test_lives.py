@@ -31,6 +31,11 @@ LIVES = {
     ),
     "two faults map one page of a file": (*alone(Act.MMAP_FILE), race(Act.READ, Act.READ, switches=[(0, 12, 0)])),
     "a file with a name is not watched": alone(Act.MMAP_FILE, Act.UFFD_MISSING, Act.READ, Act.UFFD_END),
+    "a guard is left in an entry that nobody guards any more": alone(Act.WRITE, Act.UFFD_GUARD, Act.UFFD_MISSING, Act.WRITE),
+    "a page stays in the swap cache, unwritten, for somebody holds on to it": (
+        *alone(Act.TO_DEVICE),
+        race(Act.TO_SYSTEM, Act.PAGEOUT, switches=[(0, 41, 0)]),
+    ),
     "shared memory is watched": alone(Act.MMAP_SHARED, Act.UFFD_MISSING, Act.WRITE, Act.FORK, Act.UFFD_END, Act.READ),
 }
 

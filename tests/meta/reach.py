@@ -37,9 +37,11 @@ LETTERS = (*(name[0] for name in GENERATIONS), COMPOUND)
 HEAD = """# Functions of the simulated mm, and the generations in which the tests run them
 
 Made from a run of `tests/impl` and `tests/litmus` with `-p tests.meta.reach --reach FILE`, by `python -m tests.meta.reach FILE`:
-a function has a mark where its code was entered while a kernel of that generation was at hand. Columns: {columns}, and
-`{compound}` for every record with large device-private folios. A missing mark says that no test goes there, not that no run can.
-Functions whose names begin with an underscore are left out.
+a function has a mark where its code was entered while a kernel of that generation was at hand. A missing mark says that no test
+goes there, not that no run can. Functions whose names begin with an underscore are left out.
+
+Columns: {columns}, and `{compound}` for every record with large
+device-private folios.
 """
 
 Reached = dict[str, set[str]]

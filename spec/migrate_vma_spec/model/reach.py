@@ -100,16 +100,18 @@ def _entry_at_rest(state: ModelState, world: World, key: Key) -> list[Outcome]:
     if pte.kind is PteKind.MIGRATION:
         what = f"with nothing running, mm {mm} addr {addr} is"
         return [outcome(what, pte.kind, (PteKind.NONE, PteKind.PRESENT, PteKind.DEVICE_PRIVATE), lambda kind: str(kind.value))]
-    place = _place(pte)
+    place = _place(world, pte)
     if isinstance(place, int) and not state.is_told(world, place):
         return []
     what = f"with nothing running, mm {mm} addr {addr} leads to"
     return [outcome(what, place, found_in(state, page), place_words), *_write_at_rest(world, key, page, pte)]
 
 
-def _place(pte: Pte) -> Place | None:
-    """Where an entry leads: to a frame, to a swap slot, or, None, to zeros."""
-    return Store(None, pte.swap) if pte.kind is PteKind.SWAP and pte.swap is not None else pte.pfn
+def _place(world: World, pte: Pte) -> Place | None:
+    """Where an entry leads: to a frame, to a swap slot and first to its frame in the swap cache, or, None, to zeros."""
+    if pte.kind is not PteKind.SWAP or pte.swap is None:
+        return pte.pfn
+    return next((pfn for pfn, slot in world.extras.swapped.items() if slot == pte.swap), Store(None, pte.swap))
 
 
 def _write_at_rest(world: World, key: Key, page: Page, pte: Pte) -> list[Outcome]:
@@ -121,7 +123,7 @@ def _write_at_rest(world: World, key: Key, page: Page, pte: Pte) -> list[Outcome
     found: list[Outcome] = []
     if vma is not None and not vma.flags & VmFlags.WRITE:
         found.append(outcome(f"{what}, though the VMA's flags are", int(vma.flags), ()))
-    if pte.uffd_wp:
+    if pte.uffd_wp and (vma is None or vma.flags & VmFlags.UFFD_WP):
         found.append(outcome(f"{what}, and is write-protected:", True, {False}))
     others = world.entries(pte.pfn, PAGE_KINDS) if len(world.named.get(pte.pfn, ())) > 1 or world.extras.leaves else [key]
     if not isinstance(page, Store) and len(others) > 1:
