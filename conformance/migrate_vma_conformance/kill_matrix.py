@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from attrs import evolve, frozen
 
@@ -93,9 +94,11 @@ def third_party_bugs(path: str) -> tuple[Bug, ...]:
     """
     expected = "module:BUGS, a sequence of migrate_vma_impl.bugs.bug.Bug"
     found = load(path, "--bugs", expected)
-    if not isinstance(found, (list, tuple)) or not all(isinstance(each, Bug) for each in found):  # pyright: ignore[reportUnknownVariableType]
+    several = list(cast("list[object]", found)) if isinstance(found, (list, tuple)) else []
+    bugs = [each for each in several if isinstance(each, Bug)]
+    if not bugs or len(bugs) < len(several):
         raise UsageError(path, "--bugs", f"it names a {type(found).__name__}, not a sequence of bugs", expected)
-    return tuple(found)  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(bugs)
 
 
 @frozen

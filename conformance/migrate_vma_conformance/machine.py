@@ -189,6 +189,7 @@ def run_state_machine(
     make_driver: MakeDriver,
     generation: Generation | str,
     *,
+    config: Config = CONFIG,
     examples: int = 100,
     steps: int = 20,
     seed: int | None = None,
@@ -202,6 +203,7 @@ def run_state_machine(
     Args:
         make_driver: `factory(kernel) -> Driver`.
         generation: a record, a name, or a kernel version.
+        config: the size of the kernel.
         examples: how many workloads.
         steps: how many operations and races a workload has at most.
         seed: the same seed gives the same examples; None: new ones each time, and those that failed before first.
@@ -218,7 +220,7 @@ def run_state_machine(
         SubjectError: the factory fails, or returns no driver.
     """
     record = find_generation(generation) if isinstance(generation, str) else generation
-    machine = make_machine(make_driver, record, preemption=preemption, allow=allow, ends=ends)
+    machine = make_machine(make_driver, record, config=config, preemption=preemption, allow=allow, ends=ends)
     found = _find(machine, _settings(examples, steps, seed), seed, findings)
     if len(found) == 1:
         raise found[0]

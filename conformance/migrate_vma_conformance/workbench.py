@@ -151,6 +151,8 @@ async def _boot(kernel: Kernel, driver: Driver) -> None:
     await kernel.boot()
     await driver.open(FIRST)
     await syscalls.mmap(kernel, FIRST, 0, kernel.config.addresses)
+    if kernel.config.pmd_order:
+        await syscalls.madvise_hugepage(kernel, FIRST, 0, kernel.config.addresses)
 
 
 async def _nothing() -> None:

@@ -1,4 +1,4 @@
-"""Lives that drawn workloads once ended in a quarrel of the kernel and its contract, each as small as it got: they are calm now."""
+"""Lives that drawn workloads once ended in a quarrel of the kernel and its contract, as small as they got: calm now."""
 
 import pytest
 
@@ -36,6 +36,7 @@ LIVES = {
         *alone(Act.TO_DEVICE),
         race(Act.TO_SYSTEM, Act.PAGEOUT, switches=[(0, 41, 0)]),
     ),
+    "a store behind a marker that guards comes again": alone(Act.MMAP_SHARED, Act.UFFD_GUARD, Act.WRITE),
     "shared memory is watched": alone(Act.MMAP_SHARED, Act.UFFD_MISSING, Act.WRITE, Act.FORK, Act.UFFD_END, Act.READ),
 }
 
@@ -46,12 +47,17 @@ def test_a_life_that_ended_in_a_quarrel_is_calm(program):
 
 
 FREED = (*alone(Act.TO_DEVICE), race(Act.DEVICE_WRITE, Act.READ, switches=[(0, 10, 0)]))
-"""The test driver maps a device page that a CPU fault has brought back meanwhile (docs/findings.md)."""
+"""The test driver maps a device page that a CPU fault has brought back meanwhile (docs/findings/README.md)."""
 
 
 @pytest.mark.parametrize(
     ("known", "clause"),
-    [({"C49: of another"}, "C49"), ({"C49: which is free"}, "REF"), ({"C49", "REF: of a CPU"}, "REF"), ({"C49", "REF: device"}, None)],
+    [
+        ({"C49: of another"}, "C49"),
+        ({"C49: which is free"}, "REF"),
+        ({"C49", "REF: of a CPU"}, "REF"),
+        ({"C49", "REF: device"}, None),
+    ],
 )
 def test_what_a_driver_is_known_to_break_can_be_named_by_words_of_it(known, clause):
     trouble = live(Living(make_test_hmm, WAITING, SWAP, Preemption.FULL, KNOWN | known), FREED)

@@ -29,7 +29,7 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.system import Preemption
 
 KNOWN = frozenset({"C62", "C71", "C77", "C79", "REF"})
-"""What the kernel's test driver breaks (docs/findings.md), and what the reference model says of the same."""
+"""What the kernel's test driver breaks (docs/findings/README.md), and what the reference model says of the same."""
 
 
 OF_THE_TEST_DRIVER = frozenset({"C62", "C71", "C77", "C79", "C87", "C88", "C49: which is free", "REF: device test_hmm"})
@@ -98,6 +98,33 @@ def test_a_whole_world_lives_through_drawn_workloads(config, generation, make, b
 @pytest.mark.slow
 def test_a_driver_without_a_mirror_lives_through_drawn_workloads():
     run_state_machine(make_wide, WAITING, examples=30, seed=1, allow=frozenset({"C87", "REF"}))
+
+
+HUGE = Config(system_frames=20, mms=3, addresses=8, pmd_order=2)
+KNOWN_HUGE = frozenset({"C49", "C62", "C71", "C77", "C79", "C87", "C88"})
+"""As KNOWN, of drivers whose folios may be large, and in whose races several pages meet."""
+ENDS_HUGE = frozenset(
+    {
+        "C08",
+        "dmirror_device_evict_chunk locks a folio that it did not get",
+        "dmirror_migrate_alloc_and_copy writes to a page that it did not get",
+    }
+)
+"""What the test driver, or the kernel itself, comes to with large folios (docs/findings/README.md): nothing holds after it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "generation"),
+    [
+        (make_test_hmm, "referenced"),
+        (make_test_hmm, "waiting"),
+        (make_test_hmm, "trylocked+compound"),
+        (make_wide, "waiting+compound"),
+    ],
+)
+def test_drivers_live_through_drawn_workloads_of_large_folios(make, generation):
+    run_state_machine(make, generation, config=HUGE, examples=30, seed=1, allow=KNOWN_HUGE, ends=ENDS_HUGE)
 
 
 def test_rules_are_those_that_the_driver_can_serve():

@@ -219,9 +219,7 @@ def race_of_the_hole(noise):
     both = (Operation(Act.TO_DEVICE), Operation(Act.WRITE, 1), Operation(Act.READ, addr=1))
     spoilers = ((2, 3, 0), (2, 40, 1)) if noise else ()
     found = [
-        trouble
-        for step in range(8, 30)
-        if (trouble := live(broken, (*before, Moment(both, Drawn(((0, step, 0), *spoilers))))))
+        trouble for step in range(8, 30) if (trouble := live(broken, (*before, Moment(both, Drawn(((0, step, 0), *spoilers))))))
     ]
     return living(generation=find_bug("inserts_anywhere").record), found
 

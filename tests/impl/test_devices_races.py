@@ -121,6 +121,7 @@ def test_wide_on_every_interleaving(names):
     assert_sound(search(TRYLOCKED, Wide, *names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("store", "evict"), ("store", "release")], ids="-".join)
 def test_every_end_balances_the_pgmap(names):
     ends = search(WAITING, Dmirror, *names)

@@ -155,5 +155,6 @@ def test_two_answers_to_one_userfault_map_one_page():
     assert {pte.kind for pte in ends(graph, PteSlot(0, 1))} == {PteKind.PRESENT}
 
 
+@pytest.mark.slow
 def test_a_monitor_against_a_migration_of_its_source():
     sound(search(watched, op("uffd_copy", 1, 0), load("to_device", A, 0, 1), system_frames=3))

@@ -133,5 +133,5 @@ def test_a_counterexample_replays_to_the_same_verdict_and_trace(generation, scen
 
 
 def test_the_reference_model_refuses_what_no_clause_forbids_yet():
-    """A driver that maps its page after an invalidation that it did not look for: see docs/findings.md."""
+    """A driver that maps its page after an invalidation that it did not look for: see docs/findings/README.md."""
     assert broken("waiting", "migrate-discard") == {"REF"}

@@ -14,11 +14,15 @@ from migrate_vma_impl.machine import containers, locks, traps
 from migrate_vma_impl.mm import (
     folio,
     highmem,
+    huge_memory_device,
+    huge_memory_leaf,
     memcontrol,
     memory,
+    memory_lock,
     migrate,
     migrate_device,
     migrate_device_collect,
+    migrate_device_huge,
     migrate_device_pages,
     mmap_lock,
     pgtable,
@@ -29,13 +33,13 @@ from migrate_vma_impl.mm import (
 from migrate_vma_spec import events as e
 from migrate_vma_spec.events import Event
 
-_PRIMITIVE = (traps, locks, containers, folio, pgtable, mmap_lock, memcontrol, highmem, fault_page)
+_PRIMITIVE = (traps, locks, containers, folio, pgtable, huge_memory_leaf, mmap_lock, memcontrol, highmem, fault_page)
 """Modules of functions that make one step each, or that the kernel has inline: a line names their callers."""
 
 _SMALL = (
     memory.cpu_access,
     memory.do_device_private_page,
-    memory.lock_if_same,
+    memory_lock.lock_if_same,
     migrate.queue_then_drop_ptl,
     migrate_device.add_destination_to_lru,
     migrate_device.unlock_unless_fault_page,
@@ -43,6 +47,12 @@ _SMALL = (
     migrate_device_collect.flush_then_drop_ptl,
     migrate_device_collect.migration_entry_at,
     migrate_device_pages.device_pages,
+    huge_memory_device.lock_if_same_pmd,
+    migrate_device_collect.collect_entry,
+    migrate_device_collect.enter_lazy_mmu,
+    migrate_device_collect.leave_lazy_mmu,
+    migrate_device_huge.pin_flush_and_leave,
+    migrate_device_huge.split_leaf,
     rmap.folio_add_anon_rmap,
     rmap.folio_add_new_anon_rmap,
     rmap.folio_mark_dirty,

@@ -283,7 +283,8 @@ async def _answer(kernel: Kernel, mm: Mm, message: Userfault | None, source: int
     else:
         result = await mfill_atomic_copy(kernel, mm, addr, source, wp=False)
     if result:
-        # UFFDIO_WAKE: whoever brought the page, or unmapped the place, wakes nobody; and where memory was short the fault comes again.
+        # UFFDIO_WAKE: whoever brought the page, or unmapped the place, wakes nobody; and where
+        # memory was short the fault comes again.
         await wake_userfault(mm, addr, addr + 1)
     return result
 

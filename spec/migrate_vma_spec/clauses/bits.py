@@ -130,8 +130,8 @@ def _bits_kept(task: TaskState, event: Changed, splits: bool) -> Judgement:
     on=TABLE_EVENTS,
 )
 def write_is_never_gained(before: World, step: ev.Step, after: World) -> Judgement:
-    """A migration MUST NOT make a mapping writable that was not, nor one in a VMA that is not writable now; save while a writer of
-    mmap_lock is changing VMAs, who has the entries still to walk.
+    """A migration MUST NOT make a mapping writable that was not, nor one in a VMA that is not writable now; save while a writer
+    of mmap_lock is changing VMAs, who has the entries still to walk.
     """
     return in_all(_write_not_gained(before, before.task(step.task), change) for change in changes_of(step.event))
 

@@ -43,7 +43,7 @@ def allowed_fault(state: ModelState, world: World, step: Step, event: ev.FaultEn
     if scope is None or fault is None or event.mm not in state.followed:
         return ()
     what = f"fault of mm {event.mm} addr {event.addr}"
-    result = event.result & ~_REMARKS
+    result = event.result & ~(VmFault.MAJOR if fault.stage is Stage.RETURNED else _REMARKS)
     operation = state.scope(step.task, What.OPERATION)
     by_cpu = operation is None or operation.name in ("read", "write")
     results = _fault_results(world, step, scope, fault, by_cpu=by_cpu)
@@ -55,7 +55,7 @@ def allowed_fault(state: ModelState, world: World, step: Step, event: ev.FaultEn
 
 def _fault_results(world: World, step: Step, scope: Scope, fault: Fault, *, by_cpu: bool) -> set[VmFault]:
     if fault.stage is Stage.RETURNED and fault.result is not None:
-        return {fault.result & ~_REMARKS}
+        return {fault.result & ~VmFault.MAJOR}
     seen = scope.seen | permission(world, scope)
     results = {VmFault.SIGSEGV} if Seen.DENIED in seen else set[VmFault]()
     if Seen.RAISED in seen:
@@ -87,11 +87,12 @@ def _served(world: World, scope: Scope, fault: Fault, seen: Seen) -> set[VmFault
 
 def _mapped(world: World, what: str, fault: Fault, scope: Scope) -> Outcome:
     """A fault that only one task could disturb has made the access possible; one on swap, or on a page that a device has for
-    itself, has brought the page, and may come again for the permission.
+    itself, has brought the page, and may come again for the permission; so has one behind a marker that guards.
     """
     pte = world.pte(fault.mm, fault.addr)
     kinds = {PteKind.PRESENT} if fault.write else {PteKind.PRESENT, PteKind.ZERO}
-    strict = fault.write and Seen.INDIRECT not in scope.seen
+    guarded = pte.uffd_wp and _is_watched(world, fault)
+    strict = fault.write and Seen.INDIRECT not in scope.seen and not guarded
     shown = (pte.kind, pte.write) if strict else (pte.kind, False)
     return outcome(
         f"{what} left an entry that is",
