@@ -94,7 +94,7 @@ def third_party_bugs(path: str) -> tuple[Bug, ...]:
     """
     expected = "module:BUGS, a sequence of migrate_vma_impl.bugs.bug.Bug"
     found = load(path, "--bugs", expected)
-    several = list(cast("list[object]", found)) if isinstance(found, (list, tuple)) else []
+    several = list(cast("list[object]", found)) if type(found) in (list, tuple) else []
     bugs = [each for each in several if isinstance(each, Bug)]
     if not bugs or len(bugs) < len(several):
         raise UsageError(path, "--bugs", f"it names a {type(found).__name__}, not a sequence of bugs", expected)
