@@ -212,7 +212,7 @@ def clauses(*, clause: str | None, form: str) -> None:
     """List the clauses of the contract, or show one whole."""
     chosen = list(clauses_by_id().values()) if clause is None else [clause_named(clause, "argument ID")]
     if form == "json":
-        show([json_report.text({"clauses": [listing.clause_document(each) for each in chosen]})])
+        show([json_report.text([listing.clause_document(each) for each in chosen])])
     else:
         show(listing.clause_lines(chosen) if clause is None else listing.clause_page(chosen[0]))
 
@@ -222,7 +222,7 @@ def clauses(*, clause: str | None, form: str) -> None:
 def generations(*, form: str) -> None:
     """List the generations: names, kernel versions, what they are made of, what they can."""
     if form == "json":
-        show([json_report.text({"generations": [listing.generation_document(each) for each in generation_records()]})])
+        show([json_report.text([listing.generation_document(each) for each in generation_records()])])
     else:
         show(listing.generation_lines(generation_records()))
 
@@ -276,7 +276,7 @@ def bugs(
 def scenarios(*, form: str) -> None:
     """List the scenarios that a driver is judged in."""
     if form == "json":
-        show([json_report.text({"scenarios": [listing.scenario_document(each) for each in SCENARIOS.values()]})])
+        show([json_report.text([listing.scenario_document(each) for each in SCENARIOS.values()])])
     else:
         show(listing.scenario_lines(SCENARIOS.values()))
 

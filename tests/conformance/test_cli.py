@@ -282,9 +282,9 @@ def test_a_clause_is_shown_whole():
 def test_clauses_as_json_hold_what_the_registry_holds():
     document = json.loads(run("clauses", "--format", "json").stdout)
     one = json.loads(run("clauses", "C84", "--format", "json").stdout)
-    assert {"C01", "C41", "C84", "C94"} <= {clause["id"] for clause in document["clauses"]}
-    assert one["clauses"] == [clause for clause in document["clauses"] if clause["id"] == "C84"]
-    assert one["clauses"][0]["progress"] == "livelock"
+    assert {"C01", "C41", "C84", "C94"} <= {clause["id"] for clause in document}
+    assert one == [clause for clause in document if clause["id"] == "C84"]
+    assert one[0]["progress"] == "livelock"
 
 
 def test_an_unknown_clause_is_refused_with_exit_code_2():
@@ -303,15 +303,43 @@ def test_generations_are_listed_with_kernels_parts_and_capabilities():
 
 def test_generations_as_json():
     document = json.loads(run("generations", "--format", "json").stdout)
-    assert [each["name"] for each in document["generations"]] == list(GENERATIONS)
-    assert document["generations"][1]["parts"]["claim_fault_page"] == "claim_reference"
+    assert [each["name"] for each in document] == list(GENERATIONS)
+    assert document[1]["parts"]["claim_fault_page"] == "claim_reference"
+
+
+def test_bugs_are_listed_and_as_json_a_row_each():
+    rows = json.loads(run("bugs", "--format", "json").stdout)
+    assert len({row["id"] for row in rows}) == len(rows) > 50
+    (put,) = [row for row in rows if row["id"] == "B07"]
+    assert put["clauses"] == ["C36"]
+    text = run("bugs").stdout
+    assert "B07  put before unlock\n" in text
+    assert "B42  the last mmput inside a notifier callback: waits for the amdkfd driver" in " ".join(text.split("\n"))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("bugs", "--only", "B99"), "there is no such bug"),
+        (("bugs", "--only", "B42"), "waits for the amdkfd driver"),
+        (("bugs", "--bugs", "nowhere:BUGS"), "importing nowhere failed"),
+        (("bugs", "--bugs", "json:dumps"), "not a sequence of bugs"),
+        (("check", "--as-shipped", "v9.9"), "v7.3"),
+        (("check", "--generation", "waiting+larger"), "there is no such generation"),
+    ],
+)
+def test_what_cannot_be_found_is_said_with_exit_code_2(words, told):
+    result = run(*words)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
 
 
 def test_scenarios_are_listed_with_their_sentences():
     result = run("scenarios")
     document = json.loads(run("scenarios", "--format", "json").stdout)
     assert "\ndrain\n" in result.stdout
-    assert "drain" in {each["name"] for each in document["scenarios"]}
+    assert "drain" in {each["name"] for each in document}
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
