@@ -120,8 +120,9 @@ def test_a_second_formulation_agrees_on_whether_a_fair_cycle_exists(protocol, fa
 def test_components_are_those_of_networkx(protocol):
     graph = graph_of(faulting(protocol, 2))
     following = {state: [target for _, target in out] for state, out in enumerate(graph.out)}
-    drawn = nx.DiGraph((state, target) for state, targets in following.items() for target in targets)
+    drawn = nx.DiGraph()
     drawn.add_nodes_from(following)
+    drawn.add_edges_from((state, target) for state, targets in following.items() for target in targets)
     assert set(graph.parts()) == {frozenset(part) for part in nx.strongly_connected_components(drawn)}
 
 
