@@ -57,7 +57,7 @@ def _hand_over(was: World, world: World, name: str, pfn: int) -> World:
     fault = task.fault
     if fault is None or fault.page is None or not is_page_of(was, fault.page, pfn):
         return world
-    active, new = task.library, world.head(fault.page)
+    active, new = task.active_call, world.head(fault.page)
     if new == pfn:
         return world
     if active is None or not fault.live:
@@ -113,7 +113,7 @@ def _folio_moved(world: World, name: str, _cpu: int, event: ev.FolioMoved) -> Wo
     if world.cache_refs(event.pfn):
         world = _caches_moved(world, event.pfn, event.dst)
     task = world.task(name)
-    active = task.library
+    active = task.active_call
     if active is None:
         return world
     number, call = active

@@ -47,7 +47,7 @@ def _followed(world: World, name: str, mm: int, changes: list[tuple[int, Pte, Pt
     task = world.tasks.get(name)
     if task is None:
         return world
-    active = task.library
+    active = task.active_call
     if active is not None and active[1].phase is Phase.MOVING:
         filled = frozenset(addr for addr, _, new in changes if new.kind in PAGE_KINDS)
         if not filled:

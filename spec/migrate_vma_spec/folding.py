@@ -77,7 +77,7 @@ def _account(world: World, task: TaskState, pfn: int, refs: int, locks: int) -> 
             task = change(task, faults=(*task.faults[:-1], change(fault, refs=fault.refs + refs)))
     if not task.calls:
         return task
-    active = task.library
+    active = task.active_call
     if active is not None:
         number, call = active
         return change(task, calls=task.calls.set(number, change(call, ledger=_entry(call.ledger, pfn, refs, locks))))

@@ -268,7 +268,7 @@ class TaskState:
         return None
 
     @property
-    def library(self) -> tuple[int, Call] | None:
+    def active_call(self) -> tuple[int, Call] | None:
         """The call that the library is working on now, with its number."""
         best: tuple[int, Call] | None = None
         for number, call in self.calls.items():
@@ -278,7 +278,7 @@ class TaskState:
 
     def in_phase(self, phase: Phase) -> Call | None:
         """The call that the library is working on, if it is in this phase."""
-        active = self.library
+        active = self.active_call
         return active[1] if active and active[1].phase is phase else None
 
 

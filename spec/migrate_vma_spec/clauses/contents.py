@@ -171,7 +171,7 @@ def lru_round_trip(before: World, step: ev.Step, after: World) -> Judgement:
         return _on_lru_after(before, step, event)
     pfn = cast("ev.LruAdded | ev.LruPutBack", event).pfn
     frame = before.frame(pfn)
-    active = task.library
+    active = task.active_call
     if active is None:
         return None
     if is_zone_device(frame.memory):

@@ -210,7 +210,7 @@ def trylock_under_ptl(before: World, step: ev.Step, after: World) -> Judgement:
 def no_waiting_with_folios_locked(before: World, step: ev.Step, after: World) -> Judgement:
     """A migration that holds folio locks MUST NOT wait for the lock of another folio: it gives that one up."""
     task = before.task(step.task)
-    if task.library is None:
+    if task.active_call is None:
         return None
     pfn = cast("ev.FolioLocked | ev.FolioLockMissed | ev.WaitBegan", step.event).pfn
     others = sorted(task.pages - {pfn} if pfn is not None else ())

@@ -50,7 +50,7 @@ def changes_are_bracketed(before: World, step: ev.Step, after: World) -> Judgeme
     """Every mapping that setup removes and every hole that pages() fills MUST lie in an open notifier range: MIGRATE with the
     call's owner in collect and insert, CLEAR without an owner in try_to_migrate.
     """
-    active = before.task(step.task).library
+    active = before.task(step.task).active_call
     if active is None:
         return None
     return in_all(_is_bracketed(before, step.task, active[1], change) for change in changes_of(step.event))

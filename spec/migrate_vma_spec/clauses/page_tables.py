@@ -31,7 +31,7 @@ from migrate_vma_spec.vocabulary import PteKind
 
 
 def _library_call(task: TaskState) -> Call | None:
-    active = task.library
+    active = task.active_call
     return active[1] if active is not None else None
 
 

@@ -213,7 +213,7 @@ def published_dst_is_not_freed(before: World, step: ev.Step, after: World) -> Ju
     """After it set a dst entry the driver MUST NOT unlock or put the page itself, unless it zeroes the entry first."""
     event, task = step.event, before.task(step.task)
     if isinstance(event, ev.FolioPut | ev.FolioUnlocked):
-        return None if task.library is not None else _judge_release(task, after.task(step.task), event)
+        return None if task.active_call is not None else _judge_release(task, after.task(step.task), event)
     event = cast("ev.PagesCalled | ev.FinalizeCalled", event)
     call = task.calls.get(event.call)
     finalizing = isinstance(event, ev.FinalizeCalled) and call is not None and call.phase is Phase.MOVED

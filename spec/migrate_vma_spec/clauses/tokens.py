@@ -143,12 +143,12 @@ def entry_changed(contents: Contents, world: World, step: ev.Step, event: Change
             contents = _expect(contents, (event.mm, addr), contents.expected.get((task.forking[0], addr), ZERO))
         return contents
     handling = task.fault is not None and task.fault.stage is Stage.HANDLING
-    if event.new.kind is PteKind.PRESENT and task.library is None and not task.faults and _is_guarded(world, event):
+    if event.new.kind is PteKind.PRESENT and task.active_call is None and not task.faults and _is_guarded(world, event):
         return _copied_in(contents, event)
     if contents.cleared and event.new.kind in STANDS_FOR_A_PAGE:
         return _set_anew(contents, event)
     left = event.old.kind in NAMING_KINDS or event.old.kind is PteKind.SWAP
-    if not left or event.new.kind is not PteKind.NONE or task.library is not None or handling:
+    if not left or event.new.kind is not PteKind.NONE or task.active_call is not None or handling:
         return contents
     for addr in addresses_of(event):
         key = (event.mm, addr)

@@ -52,7 +52,7 @@ def _attempting(state: ModelState, task: str, scope: Scope, attempt: Attempt) ->
 
 def _found(world: World, task: str, scope: Scope, mm: int, addr: int) -> frozenset[int]:
     """The value of src that the entry allows as it is: of setup, or of pages() for a hole that it is to fill."""
-    active = world.task(task).library
+    active = world.task(task).active_call
     if active is None:
         return frozenset()
     call = active[1]
@@ -74,7 +74,7 @@ def nothing_read(state: ModelState, world: World, step: Step, event: ev.PmdRead)
     """Setup takes an empty entry of the middle level for a hole without looking again under the lock."""
     scope = state.inner(step.task)
     attempt = scope.attempt if scope is not None else None
-    active = world.task(step.task).library
+    active = world.task(step.task).active_call
     if scope is None or attempt is None or attempt.mm != event.mm or scope.what is not What.SETUP or active is None:
         return state
     block = range(event.addr, event.addr + event.pages)
@@ -132,7 +132,7 @@ def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioCh
     """The check refused the page. That is a reason where somebody maps it or holds a reference that the call does not know of."""
     folio = world.folio(event.pfn)
     if folio.refcount is not None and folio.mapcount == 0:
-        active = world.task(step.task).library
+        active = world.task(step.task).active_call
         fault_page = active is not None and wish_of(active[1]).is_fault_page(world, event.pfn)
         slack = (folio.memory is not Memory.SYSTEM) * LEGACY_SLACK
         if folio.refcount <= 1 + fault_page + slack + world.cache_refs(event.pfn):
@@ -142,7 +142,7 @@ def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioCh
 
 def folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMoved) -> ModelState:
     """Whether pages() may move the page is decided by its counts as they are now."""
-    active = world.task(step.task).library
+    active = world.task(step.task).active_call
     moves = is_movable(world, active[1], event.pfn, event.dst) if active is not None else None
     return state if (event.moved if moves is None else moves) else skipped(state, world, step.task, event.pfn)
 
