@@ -1,4 +1,4 @@
-"""The command line: `migrate-vma check`, `replay`, and the listings `clauses`, `generations`, `scenarios`, `schema`.
+"""The command line: `migrate-vma check`, `replay`, `fuzz`, and the listings `clauses`, `generations`, `scenarios`, `schema`.
 
 Rules:
 - Standard output carries the report and nothing else; progress and complaints go to standard error.
@@ -10,10 +10,8 @@ Rules:
 from __future__ import annotations
 
 import enum
-import os
 import shlex
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,10 @@ from click.core import ParameterSource
 
 from migrate_vma_conformance import __version__
 from migrate_vma_conformance.catalogue import clause_named, clauses_by_id, generation_records, judged_clauses, newest_generation
+from migrate_vma_conformance.cli_fuzz import fuzz
+from migrate_vma_conformance.cli_kernel import kernel
+from migrate_vma_conformance.cli_options import format_option, processors
+from migrate_vma_conformance.cli_trace import trace
 from migrate_vma_conformance.errors import Interrupted, SubjectError, UsageError
 from migrate_vma_conformance.options import CheckOptions, Fairness, Profile
 from migrate_vma_conformance.report import json_report, listing, pretty
@@ -77,16 +79,8 @@ def cli(*, traceback: bool) -> None:
     """Judge fault protocols and device drivers against the migrate_vma contract, on every interleaving."""
 
 
-def _format(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--format", "form", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True)(command)
-
-
 def _values(kind: type[enum.Enum]) -> list[str]:
     return [member.value for member in kind]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---- check -----------------------------------------------------------------------------------------------------------
@@ -103,12 +97,12 @@ def _processors() -> int:
 @click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
 @click.option("--scenario", metavar="NAME", multiple=True, help="Only this scenario; can be given again.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is sampled.")
-@click.option("--jobs", type=click.IntRange(min=1), default=_processors, show_default="one for each processor")
+@click.option("--jobs", type=click.IntRange(min=1), default=processors, show_default="one for each processor")
 @click.option("--patch", metavar="MODULE:RECORD", help="Check a generation record of your own.")
 @click.option("--strict", is_flag=True, help="A violated SHOULD counts for the exit code.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write report, page, splats and traces there.")
 @click.option("-v", "--verbose", is_flag=True, help="A row for every clause, a drawing of every violation.")
-@_format
+@format_option
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -184,7 +178,7 @@ def _command(ctx: click.Context) -> str:
 @click.option("--state", is_flag=True, help="Show the state at the end.")
 @click.option("--all", "show_all", is_flag=True, help="Show every step, also those that tell little.")
 @click.option("--strict", is_flag=True, help="A violated SHOULD counts for the exit code.")
-@_format
+@format_option
 @click.pass_context
 def replay(ctx: click.Context, *, token: str, until: str | None, state: bool, show_all: bool, strict: bool, form: str) -> None:
     """Run a schedule again: TOKEN, or a FILE that holds one (a splat, a report).
@@ -202,12 +196,15 @@ def replay(ctx: click.Context, *, token: str, until: str | None, state: bool, sh
     ctx.exit(exit_of([found.verdict], strict=strict))
 
 
+cli.add_command(fuzz)
+
+
 # ---- listings --------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
 @click.argument("clause", required=False, metavar="[ID]")
-@_format
+@format_option
 def clauses(*, clause: str | None, form: str) -> None:
     """List the clauses of the contract, or show one whole."""
     chosen = list(clauses_by_id().values()) if clause is None else [clause_named(clause, "argument ID")]
@@ -218,7 +215,7 @@ def clauses(*, clause: str | None, form: str) -> None:
 
 
 @cli.command()
-@_format
+@format_option
 def generations(*, form: str) -> None:
     """List the generations: names, kernel versions, what they are made of, what they can."""
     if form == "json":
@@ -233,8 +230,8 @@ def generations(*, form: str) -> None:
 @click.option("--bugs", "path", metavar="MODULE:BUGS", help="A collection of your own instead.")
 @click.option("--profile", type=click.Choice(_values(Profile)), default=Profile.DEFAULT.value, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is sampled.")
-@click.option("--jobs", type=click.IntRange(min=1), default=_processors, show_default="one for each processor")
-@_format
+@click.option("--jobs", type=click.IntRange(min=1), default=processors, show_default="one for each processor")
+@format_option
 @click.pass_context
 def bugs(
     ctx: click.Context,
@@ -257,8 +254,8 @@ def bugs(
     chosen = kill_matrix.chosen_bugs(path, only)
     if not run:
         left_out = kill_matrix.NOT_SHOWN if path is None and not only else ()
-        listed = [kills.bug_document(bug) for bug in chosen]
-        show([json_report.text(listed)] if form == "json" else kills.bug_lines(chosen, left_out))
+        rows = kills.collection_document(chosen, left_out)
+        show([json_report.text(rows)] if form == "json" else kills.bug_lines(chosen, left_out))
         return
     with progress_bar() as progress:
         matrix = kill_matrix.kill_matrix(chosen, CheckOptions(profile=Profile(profile), seed=seed, jobs=jobs), progress)
@@ -272,7 +269,7 @@ def bugs(
 
 
 @cli.command()
-@_format
+@format_option
 def scenarios(*, form: str) -> None:
     """List the scenarios that a driver is judged in."""
     if form == "json":
@@ -286,6 +283,12 @@ def scenarios(*, form: str) -> None:
 def schema(*, of: str) -> None:
     """Print the JSON Schema of a line of a trace (events), or of a report."""
     show([json_report.text(json_schema() if of == "events" else SCHEMA)])
+
+
+# ---- the real kernel -------------------------------------------------------------------------------------------------
+
+cli.add_command(kernel)
+cli.add_command(trace)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Rules:
 - A program is data, and living it again gives the same, step by step.
 - Each clause has an exception class of its own: whoever looks for a smaller program cannot slip from one clause to another.
 - What follows a broken clause is not judged, unless the subject is allowed to break it.
+- A whole life that broke no clause is judged a second time, by the axioms: they must find nothing either (`distrust.py`).
 - A life ends early, and proves nothing, where memory ran out or a burst was cut: that is nobody's fault.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 from attrs import define, evolve, field, frozen
 
 from migrate_vma_conformance.catalogue import judged_clauses
+from migrate_vma_conformance.distrust import check_unbroken
 from migrate_vma_conformance.explore.replay import Follower
 from migrate_vma_conformance.explore.sampling import End
 from migrate_vma_conformance.report.columns import Execution, render
@@ -170,6 +172,7 @@ class Life:
         self._over = False
         self._blamed = False
         self._program: list[Moment] = []
+        self._trace = list(self._bench.steps)
         for step in self._bench.steps:
             self._blame(self._judge.feed(step), None, 0)
 
@@ -180,17 +183,24 @@ class Life:
             return
         self._program.append(moment)
         burst = self._bench.burst(actors, moment.drawn)
+        self._trace.extend(burst.steps)
         for number, step in enumerate(burst.steps, 1):
             self._blame(self._judge.feed(step), burst, number)
         if burst.end is not End.FINISHED:
             self._give_up(burst)
 
     def end(self) -> None:
-        """Drop the pins that are left, for only then must references balance, and judge the end."""
+        """Drop the pins that are left, for only then must references balance, and judge the end.
+
+        Raises:
+            Distrust: no clause is broken, and an axiom is.
+        """
         for _ in range(MOST_PINS):
             self.perform(Moment((Operation(Act.UNPIN),)))
         if not self._over:
             self._blame(self._judge.end(), None, 0)
+        if not self._over and not self._blamed:
+            check_unbroken(self._trace)
         self._over = True
 
     def _blame(self, findings: Sequence[tuple[str, str]], burst: Burst | None, steps: int) -> None:

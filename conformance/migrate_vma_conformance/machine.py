@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -126,12 +127,23 @@ def _acts(living: Living, name: str) -> list[Act]:
     return [act for act in Act if act.is_offered(driver, living.config)]
 
 
+def _numbers(*sizes: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """A number below each of these, all in one draw: Hypothesis takes as long for one as the kernel for ten steps."""
+
+    def apart(number: int) -> tuple[int, ...]:
+        found: list[int] = []
+        for size in reversed(sizes):
+            number, digit = divmod(number, size)
+            found.append(digit)
+        return tuple(reversed(found))
+
+    return st.integers(0, math.prod(sizes) - 1).map(apart)
+
+
 def _operation(acts: Sequence[Act], config: Config) -> st.SearchStrategy[Operation]:
     """Every operation of these acts. A number that does not matter to its act is drawn all the same, and shrinks to 0."""
-    cpu = st.integers(0, config.cpus - 1)
-    mm = st.integers(0, config.mms - 1)
-    addr = st.integers(0, config.addresses - 1)
-    return st.builds(Operation, st.sampled_from(acts), cpu, mm, addr, addr)
+    drawn = _numbers(len(acts), config.cpus, config.mms, config.addresses, config.addresses)
+    return drawn.map(lambda numbers: Operation(acts[numbers[0]], *numbers[1:]))
 
 
 def _alone(title: str, operations: st.SearchStrategy[Operation]) -> Callable[..., None]:
@@ -149,29 +161,27 @@ def _race(title: str, before: Sequence[Act], acts: Sequence[Act], config: Config
 
     `before` is done to the page alone, so that more races find it in a state in which much can happen.
     """
-    number = st.integers(0, config.addresses - 1)
-    one = st.tuples(st.sampled_from(acts), st.integers(0, config.mms - 1))
-    switch = st.tuples(st.integers(0, 2), st.integers(0, LATEST_SWITCH), st.integers(0, 1))
-    refusal = st.tuples(st.integers(0, 2), st.integers(0, 3))
+    operation = _numbers(len(acts), config.mms)
+    pages = _numbers(config.addresses, config.addresses)
+    switch = _numbers(3, LATEST_SWITCH + 1, 2)
+    refusal = _numbers(3, 4)
 
     def race(
         self: ContractMachine,
-        operations: list[tuple[Act, int]],
-        addr: int,
-        more: int,
+        operations: list[tuple[int, int]],
+        pages: tuple[int, int],
         switches: list[tuple[int, int, int]],
         refusals: list[tuple[int, int]],
     ) -> None:
         for act in before:
-            self.perform([Operation(act, 0, 0, addr, more)], Drawn())
-        begun = [Operation(act, cpu, mm, addr, more) for cpu, (act, mm) in enumerate(operations)]
+            self.perform([Operation(act, 0, 0, *pages)], Drawn())
+        begun = [Operation(acts[act], cpu, mm, *pages) for cpu, (act, mm) in enumerate(operations)]
         self.perform(begun, Drawn(tuple(switches), tuple(refusals)))
 
     race.__name__ = race.__qualname__ = title
     return rule(
-        operations=st.lists(one, min_size=2, max_size=3),
-        addr=number,
-        more=number,
+        operations=st.lists(operation, min_size=2, max_size=3),
+        pages=pages,
         switches=st.lists(switch, max_size=MOST_SWITCHES),
         refusals=st.lists(refusal, max_size=2),
     )(race)
@@ -274,14 +284,17 @@ class Examination:
     seed: int = 0
     allow: frozenset[str] = frozenset()
     adapted: bool = False
+    config: Config = CONFIG
+    ends: frozenset[str] = frozenset()
 
 
 @frozen
 class Told:
-    """A trouble as text. `binding`: it is more than a broken SHOULD."""
+    """A trouble as text. `binding`: it is more than a broken SHOULD. `what` is the same for troubles of one kind."""
 
     text: str
     binding: bool
+    what: str = ""
 
 
 def examine(asked: Examination) -> tuple[Told, ...]:
@@ -295,9 +308,15 @@ def examine(asked: Examination) -> tuple[Told, ...]:
     make = driver.adapted if asked.adapted else driver.make
     if make is None:
         raise SubjectError(asked.driver, "it has no variant that calls refill_fault_entry")
-    machine = make_machine(make, find_generation(asked.generation), allow=asked.allow, title=asked.driver)
+    machine = make_machine(
+        make, find_generation(asked.generation), config=asked.config, allow=asked.allow, ends=asked.ends, title=asked.driver
+    )
     found = _find(machine, _settings(asked.examples, asked.steps, asked.seed), asked.seed, 3)
-    return tuple(Told(str(trouble), _binds(trouble)) for trouble in found)
+    return tuple(Told(str(trouble), _binds(trouble), _kind(trouble)) for trouble in found)
+
+
+def _kind(trouble: Trouble) -> str:
+    return trouble.clause.id if isinstance(trouble, Broken) else trouble.sentence
 
 
 def _binds(trouble: Trouble) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import click
 from rich.console import Console
@@ -13,8 +13,8 @@ from rich.highlighter import RegexHighlighter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.theme import Theme
 
-from migrate_vma_conformance.options import Advance, silent
 from migrate_vma_conformance.options import Progress as ProgressCallback
+from migrate_vma_conformance.options import silent
 from migrate_vma_conformance.report.layout import paragraph
 
 _THEME = Theme(
@@ -67,6 +67,24 @@ def progress_bar() -> Generator[ProgressCallback]:
     if not sys.stderr.isatty():
         yield silent
         return
+    with counting_bar() as count:
+        yield lambda now: count(f"{now.generation}: {now.scenario}", now.done, now.total)
+
+
+Count = Callable[[str, int, int], None]
+"""Says what is being done, how much of it is, and of how much."""
+
+
+def _uncounted(_what: str, _done: int, _total: int) -> None:
+    """Nobody looks."""
+
+
+@contextlib.contextmanager
+def counting_bar() -> Generator[Count]:
+    """The same for whatever can be counted."""
+    if not sys.stderr.isatty():
+        yield _uncounted
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -76,9 +94,7 @@ def progress_bar() -> Generator[ProgressCallback]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("checking", total=None, place="")
 
-        def advance(now: Advance) -> None:
-            where = f"{now.generation}: {now.scenario}"[:40]
-            place = f"{now.done}/{now.total}"
-            progress.update(task, description=f"{where:<40}", completed=now.done, total=now.total, place=place)
+        def count(what: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{what[:40]:<40}", completed=done, total=total, place=f"{done}/{total}")
 
-        yield advance
+        yield count

@@ -6,7 +6,9 @@ itself, it does not end) is a `failure` of the unit, never a verdict: what it di
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
 
 from attrs import evolve, field, frozen
 
@@ -24,7 +26,7 @@ from migrate_vma_conformance.explore.explain import (
     lasso_sentence,
     smallest_break,
 )
-from migrate_vma_conformance.explore.graph import Graph, explore
+from migrate_vma_conformance.explore.graph import FOUND, Graph, explore
 from migrate_vma_conformance.explore.liveness import Lasso, lassos
 from migrate_vma_conformance.explore.lockstep import FairCycle, explain_cycle, find_lasso
 from migrate_vma_conformance.explore.product import Product
@@ -59,7 +61,7 @@ class Unit:
     """What to search, and how far: `states` and `seconds` bound the search, not the report of what it found.
 
     Names are the way into another process: `make`, `make_core` and `record` are for units that stay in this one. `adapted` asks
-    for the driver's variant that refills.
+    for the driver's variant that refills. `wanted` are clauses of which one is looked for: once it is broken, the search is over.
     """
 
     driver: str
@@ -75,11 +77,15 @@ class Unit:
     make: MakeDriver | None = None
     make_core: MakeCore | None = None
     record: Generation | None = None
+    wanted: frozenset[str] = frozenset()
 
 
 @frozen
 class Outcome:
-    """What a unit found. `weakest` names, for each progress clause that was kept, the weakest fairness under which it was."""
+    """What a unit found. `weakest` names, for each progress clause that was kept, the weakest fairness under which it was.
+
+    `appeared` are the broken clauses, those that the shortest schedules break first; together those of schedules equally long.
+    """
 
     unit: Unit
     states: int = 0
@@ -92,6 +98,7 @@ class Outcome:
     failure: str = ""
     skipped: str = ""
     seconds: float = 0.0
+    appeared: tuple[frozenset[str], ...] = ()
 
 
 def generation_of(unit: Unit) -> Generation:
@@ -180,14 +187,15 @@ def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
     space = Space(subject.system, unit.preemption)
     product = Product(subject.clauses, subject.capabilities)
     deadline = None if unit.seconds is None else begin + unit.seconds
-    graph = explore(space, product, max_states=unit.states, deadline=deadline)
+    graph = explore(space, product, max_states=unit.states, deadline=deadline, wanted=unit.wanted)
+    over = graph.cut == FOUND
     raised = _raised(space)
     if not raised:
         check_repeats(graph, unit.seed)
     # A task that raised keeps what it holds, and others may wait for that for ever: no word on the protocol.
-    progress, weakest = _progress(unit, subject, graph) if not raised else ([], {})
+    progress, weakest = _progress(unit, subject, graph) if not raised and not over else ([], {})
     examples = [*_safety(unit, subject, graph), *progress]
-    sampled = None if graph.complete else _sample(unit, subject)
+    sampled = None if graph.complete or over else _sample(unit, subject)
     if sampled is not None:
         raised = raised or next(iter(sampled.errors), "")
         examples.extend(_from_samples(unit, subject, sampled, {example.clause for example in examples}))
@@ -202,7 +210,31 @@ def _search(unit: Unit, subject: Subject, begin: float) -> Outcome:
         examples=tuple(examples),
         weakest=weakest if graph.complete else {},
         failure=raised or _not_set_up(space, SCENARIOS[unit.scenario].config.pmd_order),
+        appeared=_in_order(subject, graph, examples),
     )
+
+
+def _in_order(subject: Subject, graph: Graph, examples: Iterable[Counterexample]) -> tuple[frozenset[str], ...]:
+    """The broken clauses by the length of the way to them; those of cycles and samples at the end, for these have none."""
+    prologue = _in_prologue(subject, graph.space) if any(broken.move is None for broken in graph.breaks.values()) else {}
+    lengths: dict[tuple[float, int], set[str]] = {}
+    for example in examples:
+        clause = example.clause
+        way = len(graph.path(graph.breaks[clause].state)) if clause in graph.breaks else math.inf
+        lengths.setdefault((-1, prologue[clause]) if clause in prologue else (way, 0), set()).add(clause)
+    return tuple(frozenset(lengths[length]) for length in sorted(lengths))
+
+
+def _in_prologue(subject: Subject, space: Space) -> dict[str, int]:
+    """After how many events of the prologue each clause is broken that is broken there."""
+    product = Product(subject.clauses, subject.capabilities)
+    number = product.first
+    when: dict[str, int] = {}
+    for place, step in enumerate(space.steps):
+        number, found = product.follow(number, (step,))
+        for one in found:
+            when.setdefault(one.clause, place)
+    return when
 
 
 def _raised(space: Space) -> str:
@@ -242,7 +274,8 @@ def _found_in_lockstep(unit: Unit, subject: Subject, found: FairCycle) -> Outcom
     schedule, recording = explain_cycle(subject, found)
     examples = tuple(_cycle_example(unit, clause, found.kind, found.fairness, schedule, recording) for clause in broken)
     reached = frozenset(clause.id for clause in broken)
-    return Outcome(unit, executions=1, cut="a fair cycle was found first", reached=reached, examples=examples)
+    cut = "a fair cycle was found first"
+    return Outcome(unit, executions=1, cut=cut, reached=reached, examples=examples, appeared=(reached,))
 
 
 def _sample(unit: Unit, subject: Subject) -> Samples:

@@ -206,6 +206,42 @@ def conclude(
     return verdict(Verdict.NO_VIOLATION, EvidenceKind.SAMPLED, f"not exhausted: {cut}")
 
 
+@frozen
+class Recorded:
+    """What one recorded execution of a real kernel says of a clause.
+
+    `unjudged` says why it cannot be judged by this clause, `failure` why what it shows cannot be relied on.
+    """
+
+    reached: bool = False
+    unjudged: str = ""
+    failure: str = ""
+    counterexample: Counterexample | None = None
+
+
+def conclude_recorded(
+    clause: str, level: Level, recordings: Sequence[Recorded], *, missing: Iterable[Capability] = ()
+) -> ClauseVerdict:
+    """What recorded executions say of a clause. They are samples: that none breaks it never shows that it holds."""
+    lacking = "; ".join(sorted(capability.value for capability in missing))
+    executions = sum(not recorded.unjudged for recorded in recordings)
+    kind = EvidenceKind.SAMPLED if executions else EvidenceKind.NONE
+    example = next((recorded.counterexample for recorded in recordings if recorded.counterexample is not None), None)
+    failure = next((recorded.failure for recorded in recordings if recorded.failure), "")
+    unjudged = next((recorded.unjudged for recorded in recordings if recorded.unjudged), "")
+    if lacking:
+        outcome, kind, executions, reason = Verdict.NOT_APPLICABLE, EvidenceKind.NONE, 0, f"the subject does not have: {lacking}"
+    elif example is not None:
+        outcome, kind, reason = Verdict.VIOLATED, EvidenceKind.COUNTEREXAMPLE, ""
+    elif failure:
+        outcome, reason = Verdict.INCONCLUSIVE, failure
+    elif any(recorded.reached for recorded in recordings):
+        outcome, reason = Verdict.NO_VIOLATION, "what was recorded, and nothing else"
+    else:
+        outcome, reason = Verdict.NEVER_REACHED, "nothing that was recorded concerns it" if executions else unjudged
+    return ClauseVerdict(clause, outcome, level, kind, executions, (), example, None, reason)
+
+
 def _with_token(finding: Finding) -> ScenarioEvidence:
     example = finding.counterexample
     return finding.evidence if example is None else evolve(finding.evidence, counterexample=example.token)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from migrate_vma_conformance.explore.replay import Follower, schedule_of
 from migrate_vma_conformance.explore.sampling import End, end_of, errors_of
@@ -100,15 +100,12 @@ class Workbench:
         place = len(daemons) + 1
         strategy = _Impatient(_schedule(drawn, place, len(actors)), _refusals(drawn, place, len(actors)))
         path: list[tuple[int, int]] = []
-        offsets: list[int] = []
         try:
-            while len(path) < STEP_LIMIT and (pick := strategy.pick(run)) is not None:
-                path.append(pick)
-                offsets.append(len(run.trace))
-                run.step(*pick)
+            while made := strategy.advance(run):
+                path += made
             end = end_of(run)
             waiting = tuple(live.task.name for live in run.tasks[1:] if live.ended is None and not live.task.daemon)
-            burst = Burst(system, tuple(path), tuple(offsets), tuple(run.trace), end, tuple(errors_of(run)), waiting)
+            burst = Burst(system, tuple(path), tuple(run.offsets), tuple(run.trace), end, tuple(errors_of(run)), waiting)
         finally:
             run.close()
         self._values = run.values()
@@ -163,7 +160,7 @@ class _Impatient(Follower):
     """Follows a schedule, refuses some data choices, and ends the turn of a task that has had PATIENCE steps in a row."""
 
     def __init__(self, schedule: Schedule, refusals: Iterable[tuple[int, int]]) -> None:
-        super().__init__(schedule)
+        super().__init__(evolve(schedule, steps=STEP_LIMIT))
         self._refusals = frozenset(refusals)
         self._row = 0
 
@@ -174,6 +171,13 @@ class _Impatient(Follower):
             return task
         self._row = 0
         return next((other for other in _after(task, len(run.tasks)) if run.can_run(other)), task)
+
+    def _room(self, count: int) -> int:
+        return min(super()._room(count), PATIENCE - 1 - self._row)
+
+    def _skip(self, steps: int) -> None:
+        super()._skip(steps)
+        self._row += steps
 
     def _answer(self, run: Run, task: int) -> int:
         question = run.question(task)

@@ -73,7 +73,8 @@ class Config:
 
     What is 0 is not there, and costs no state: `pmd_order` (a leaf of the middle level maps 1 << pmd_order pages), `swap_slots`,
     `files` of `file_pages` pages each. `vma_locks`: faults try the VMA's own lock first, without mmap_lock.
-    `gup_fast`: get_user_pages_fast tries without any lock first, and fork tells it of itself.
+    `gup_fast`: get_user_pages_fast tries without any lock first, and fork tells it of itself. `tlb_batch`: reclaim puts off its TLB
+    flushes, and makes one for many pages.
     """
 
     cpus: int = 2
@@ -87,6 +88,7 @@ class Config:
     file_pages: int = 4
     vma_locks: bool = False
     gup_fast: bool = False
+    tlb_batch: bool = False
 
 
 @define(eq=False)
@@ -223,6 +225,7 @@ class Kernel:
     hmm_range_fault = hmm.hmm_range_fault
     hmm_range_fault_unlocked = hmm.hmm_range_fault_unlocked
     make_device_exclusive = device_exclusive.make_device_exclusive
+    make_device_exclusive_range = device_exclusive.make_device_exclusive_range
     folio_alloc = page_alloc.folio_alloc
     alloc_page = page_alloc.alloc_page
     alloc_page_nofail = page_alloc.alloc_page_nofail

@@ -17,6 +17,7 @@ from migrate_vma_impl.machine.locks import SpinLock, spin_unlock
 from migrate_vma_impl.mm import swap
 from migrate_vma_impl.mm.folio import folio_trylock
 from migrate_vma_impl.mm.hmm_walk import is_faulted_in, own_device_private
+from migrate_vma_impl.mm.huge_memory_folio import tell_of_split
 from migrate_vma_impl.mm.memory import refuses_vma_lock
 from migrate_vma_impl.mm.memory_copy import forked_entry
 from migrate_vma_impl.mm.memory_exclusive import unlock_and_put
@@ -31,6 +32,7 @@ from migrate_vma_impl.mm.migrate import (
 )
 from migrate_vma_impl.mm.migrate_device import (
     add_destination_to_lru,
+    check_arguments,
     no_unexpected_references,
     unlock_unless_fault_page,
 )
@@ -48,6 +50,7 @@ from migrate_vma_impl.mm.migrate_device_huge import (
     fault_folio_again,
     flush_cache_range,
     migrate_vma_split_folio,
+    part_entry,
     pin_flush_and_leave,
     split_leaf,
     split_migration_pmds,
@@ -56,8 +59,10 @@ from migrate_vma_impl.mm.migrate_device_huge import (
 from migrate_vma_impl.mm.migrate_device_pages import (
     folio_mark_uptodate,
     inserted_entry,
+    is_swap_cache,
     no_destination,
     refuse_large_destination,
+    skipped_entry,
     still_a_hole,
 )
 from migrate_vma_impl.mm.migrate_mapping import Mapping, mapping_by_now
@@ -75,6 +80,7 @@ from migrate_vma_impl.mm.rmap import folio_try_share_anon_rmap
 from migrate_vma_impl.mm.rmap_migrate import try_to_migrate
 from migrate_vma_impl.mm.rmap_unmap import swapped_out_entry
 from migrate_vma_impl.mm.swapfile import folio_free_swap
+from migrate_vma_impl.mm.tlb_batch import UnmapBatch, flush_tlb_mm_batched, try_to_unmap_flush, try_to_unmap_flush_dirty
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, Pte, VmFault
 
 if TYPE_CHECKING:
@@ -108,6 +114,9 @@ class Steps:
     fault_result: Callable[[VmFault], VmFault] = propagate
     wait_on_locked: Callable[[Folio, SpinLock], Asks] = queue_then_drop_ptl
 
+    # -- setup, in migrate_device.py
+    check_arguments: Callable[[MigrateVma], int] = check_arguments
+
     # -- collect, in migrate_device_collect.py
     collect: Callable[[Kernel, MigrateVma], Does] = migrate_vma_collect
     empty_entry: Callable[[MigrateVma, Vma, Pte], int | None] = empty_entry
@@ -140,12 +149,16 @@ class Steps:
 
     # -- pages, in migrate_device_pages.py, migrate.py
     expected_references: Callable[[FolioState, int], int] = expected_references
+    skipped_entry: Callable[[int], int] = skipped_entry
+    may_leave_cache: Callable[[Mapping], bool] = is_swap_cache
     free_swap: Callable[[Kernel, Folio], Asks] = folio_free_swap
     mapping_by_now: Callable[[Kernel, Folio, Mapping], Finds] = mapping_by_now
     move_flags: Callable[[Folio, Folio], Does] = folio_migrate_flags
     split_migration_pmds: Callable[[Kernel, Vma, int, Folio], Does] = split_migration_pmds
     split_unmapped: Callable[[Kernel, Folio, Folio | None], Asks] = split_unmapped
     refuse_large_destination: Callable[[int], bool] = refuse_large_destination
+    part_entry: Callable[[int, int, int], int] = part_entry
+    tell_of_split: Callable[[Kernel, Folio, tuple[Folio, ...]], Does] = tell_of_split
     no_destination: Callable[[int], bool] = no_destination
     mark_uptodate: Callable[[Folio], Does] = folio_mark_uptodate
     may_insert: Callable[[Vma, Pte], bool] = still_a_hole
@@ -164,8 +177,11 @@ class Steps:
     # -- device pages, in memremap.py
     clear_device_frame: Callable[[FolioState], FolioState] = cleared_frame
 
-    # -- swap, in rmap_unmap.py, memory_swap.py
+    # -- swap, in rmap_unmap.py, tlb_batch.py, vmscan.py, memory_swap.py
     flush_unmapped: Callable[[Kernel, Mm, int], Does] = flush_tlb_page
+    flush_before_pageout: Callable[[Kernel, UnmapBatch], Does] = try_to_unmap_flush_dirty
+    flush_before_free: Callable[[Kernel, UnmapBatch], Does] = try_to_unmap_flush
+    flush_batched: Callable[[Kernel, Mm], Does] = flush_tlb_mm_batched
     swapped_out_entry: Callable[[Pte, int, bool], Pte] = swapped_out_entry
     swapped_in_entry: Callable[[Vma, Pte, Folio, bool], Pte] = swapped_in_entry
 

@@ -13,12 +13,13 @@ Rules:
   its head; `RmapAdded` and `RmapRemoved` name the page that is mapped, and `mapcount` counts the folio's mappings, of any size.
 - A leaf at the middle level of the page table maps `pages` pages from `addr` on: `Pmd...` events. An entry below it: `Pte...`.
 - A trace begins with the events that build its first state (`FrameAdded`, `MmCreated`, `VmaMapped`, ...).
+
+Long because it is one list, layer by layer: records without logic, which a reader searches, and whose order is the schema's.
 """
 
 from __future__ import annotations
 
-from attrs import frozen
-
+from migrate_vma_spec.records import frozen
 from migrate_vma_spec.vocabulary import LockMode, Memory, NotifyReason, Point, Pte, Select, VmFault, VmFlags
 
 VERSION = 1
@@ -253,6 +254,16 @@ class FolioRead(Event):
     pfn: int
     refcount: int
     mapcount: int
+
+
+@frozen
+class FolioSeen(Event):
+    """A probe of a real trace looked at a folio, to which nothing happened by that. What it did not look at is None."""
+
+    pfn: int
+    refcount: int | None = None
+    locked: bool | None = None
+    memory: Memory | None = None
 
 
 @frozen

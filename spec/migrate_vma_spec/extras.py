@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import frozen
-
 from migrate_vma_spec.frozen_map import FrozenMap
-from migrate_vma_spec.records import change
+from migrate_vma_spec.records import evolve, frozen
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind
 
 EMPTY: FrozenMap[Any, Any] = FrozenMap()
@@ -53,4 +51,4 @@ def piece(leaf: Pte, offset: int) -> Pte:
     """What a leaf says of one of its pages, as an entry of the level below. A page table says nothing."""
     if leaf.kind is PteKind.TABLE:
         return PTE_NONE
-    return leaf if leaf.pfn is None or not offset else change(leaf, pfn=leaf.pfn + offset)
+    return leaf if leaf.pfn is None or not offset else evolve(leaf, pfn=leaf.pfn + offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.extras import Extras
 from migrate_vma_spec.folding import booked, change_extras, is_page_of, on, put_frame, put_task, transferred
-from migrate_vma_spec.objects import Phase, World, change
+from migrate_vma_spec.objects import Phase, World, evolve
 from migrate_vma_spec.vocabulary import Capability
 
 # ---- splitting ---------------------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ def _divided(extras: Extras, heads: range, pfn: int, pages: int) -> Extras:
             cached = cached.set(head, (file, index + head - pfn))
         if pfn in swapped:
             swapped = swapped.set(head, swapped[pfn] + head - pfn)
-    return change(extras, heads=of_page, orders=orders, cached=cached, swapped=swapped)
+    return evolve(extras, heads=of_page, orders=orders, cached=cached, swapped=swapped)
 
 
 @on(ev.FolioSplit)
@@ -34,17 +34,17 @@ def _folio_split(world: World, name: str, _cpu: int, event: ev.FolioSplit) -> Wo
     pages, step = 1 << event.order, 1 << event.new_order
     heads = range(event.pfn, event.pfn + pages, step)
     old, was = world.frame(event.pfn), world
-    world = change(world, extras=_divided(world.extras, heads, event.pfn, pages))
+    world = evolve(world, extras=_divided(world.extras, heads, event.pfn, pages))
     task = world.task(name)
-    world = put_task(world, name, change(task, pages=task.pages | frozenset(heads)))
+    world = put_task(world, name, evolve(task, pages=task.pages | frozenset(heads)))
     world = _hand_over(was, world, name, event.pfn)
     for head, refcount, mapcount in zip(heads, event.refcounts, event.mapcounts, strict=False):
         own = world.frame(head)
-        frame = change(old, refcount=refcount, mapcount=mapcount, locked=True, holder=name)
+        frame = evolve(old, refcount=refcount, mapcount=mapcount, locked=True, holder=name)
         if head == event.pfn:
             world = put_frame(world, head, frame)
             continue
-        frame = change(frame, exclusive=old.exclusive if own.exclusive is None else own.exclusive)
+        frame = evolve(frame, exclusive=old.exclusive if own.exclusive is None else own.exclusive)
         world = booked(world, name, head, frame, refs=refcount - mapcount - world.cache_refs(head), locks=1)
     return world
 
@@ -61,14 +61,14 @@ def _hand_over(was: World, world: World, name: str, pfn: int) -> World:
     if new == pfn:
         return world
     if active is None or not fault.live:
-        return put_task(world, name, change(task, faults=(*task.faults[:-1], change(fault, refs=0))))
+        return put_task(world, name, evolve(task, faults=(*task.faults[:-1], evolve(fault, refs=0))))
     number, call = active
     locks = 1 if Capability.FAULT_LOCK in world.capabilities and Capability.REFILL not in world.capabilities else 0
     refs = 1 if fault.refs > 0 else 0
-    call = change(call, ledger=transferred(call.ledger, pfn, new, refs, locks))
+    call = evolve(call, ledger=transferred(call.ledger, pfn, new, refs, locks))
     # Its references are counted anew, from the one that the split leaves it.
-    fault = change(fault, refs=0, split=call.phase is Phase.COLLECTING)
-    task = change(task, calls=task.calls.set(number, call), faults=(*task.faults[:-1], fault))
+    fault = evolve(fault, refs=0, split=call.phase is Phase.COLLECTING)
+    task = evolve(task, calls=task.calls.set(number, call), faults=(*task.faults[:-1], fault))
     return put_task(world, name, task)
 
 
@@ -77,25 +77,25 @@ def _hand_over(was: World, world: World, name: str, pfn: int) -> World:
 
 @on(ev.PageCacheAdded)
 def _cache_added(world: World, _name: str, _cpu: int, event: ev.PageCacheAdded) -> World:
-    world = put_frame(world, event.pfn, change(world.frame(event.pfn), refcount=event.refcount))
+    world = put_frame(world, event.pfn, evolve(world.frame(event.pfn), refcount=event.refcount))
     return change_extras(world, cached=world.extras.cached.set(event.pfn, (event.file, event.index)))
 
 
 @on(ev.PageCacheRemoved)
 def _cache_removed(world: World, _name: str, _cpu: int, event: ev.PageCacheRemoved) -> World:
-    world = put_frame(world, event.pfn, change(world.frame(event.pfn), refcount=event.refcount))
+    world = put_frame(world, event.pfn, evolve(world.frame(event.pfn), refcount=event.refcount))
     return change_extras(world, cached=world.extras.cached.drop(event.pfn))
 
 
 @on(ev.SwapCacheAdded)
 def _swap_added(world: World, _name: str, _cpu: int, event: ev.SwapCacheAdded) -> World:
-    world = put_frame(world, event.pfn, change(world.frame(event.pfn), refcount=event.refcount))
+    world = put_frame(world, event.pfn, evolve(world.frame(event.pfn), refcount=event.refcount))
     return change_extras(world, swapped=world.extras.swapped.set(event.pfn, event.swap))
 
 
 @on(ev.SwapCacheRemoved)
 def _swap_removed(world: World, _name: str, _cpu: int, event: ev.SwapCacheRemoved) -> World:
-    world = put_frame(world, event.pfn, change(world.frame(event.pfn), refcount=event.refcount))
+    world = put_frame(world, event.pfn, evolve(world.frame(event.pfn), refcount=event.refcount))
     return change_extras(world, swapped=world.extras.swapped.drop(event.pfn))
 
 
@@ -117,8 +117,8 @@ def _folio_moved(world: World, name: str, _cpu: int, event: ev.FolioMoved) -> Wo
     if active is None:
         return world
     number, call = active
-    call = change(call, moved=call.moved.set(event.pfn, event.dst))
-    return put_task(world, name, change(task, calls=task.calls.set(number, call)))
+    call = evolve(call, moved=call.moved.set(event.pfn, event.dst))
+    return put_task(world, name, evolve(task, calls=task.calls.set(number, call)))
 
 
 def _caches_moved(world: World, src: int, dst: int) -> World:
@@ -126,7 +126,7 @@ def _caches_moved(world: World, src: int, dst: int) -> World:
     for pfn, refs in ((src, -moved), (dst, moved)):
         frame = world.frame(pfn)
         if frame.refcount is not None:
-            world = put_frame(world, pfn, change(frame, refcount=frame.refcount + refs))
+            world = put_frame(world, pfn, evolve(frame, refcount=frame.refcount + refs))
     cached, swapped = extras.cached, extras.swapped
     if src in cached:
         cached = cached.set(dst, cached[src]).drop(src)

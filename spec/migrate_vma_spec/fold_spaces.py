@@ -5,7 +5,7 @@ from __future__ import annotations
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.fold_tables import with_pmd, with_pte
 from migrate_vma_spec.folding import on, put_task
-from migrate_vma_spec.objects import Invalidation, Mirror, VmaRange, World, change
+from migrate_vma_spec.objects import Invalidation, Mirror, VmaRange, World, evolve
 from migrate_vma_spec.vocabulary import PTE_NONE
 
 # ---- address spaces ----------------------------------------------------------------------------------------------------
@@ -16,7 +16,7 @@ def _without(vmas: tuple[VmaRange, ...], start: int, end: int) -> list[VmaRange]
     left: list[VmaRange] = []
     for vma in vmas:
         if vma.start < min(vma.end, start):
-            left.append(change(vma, end=min(vma.end, start)))
+            left.append(evolve(vma, end=min(vma.end, start)))
         if max(vma.start, end) < vma.end:
             left.append(_from(vma, max(vma.start, end)))
     return left
@@ -24,29 +24,29 @@ def _without(vmas: tuple[VmaRange, ...], start: int, end: int) -> list[VmaRange]
 
 def _from(vma: VmaRange, start: int) -> VmaRange:
     """What is left of a VMA from `start` on."""
-    return change(vma, start=start, index=vma.index + start - vma.start if vma.file is not None else 0)
+    return evolve(vma, start=start, index=vma.index + start - vma.start if vma.file is not None else 0)
 
 
 def _within(vmas: tuple[VmaRange, ...], start: int, end: int) -> list[VmaRange]:
     """What these VMAs map in [start, end)."""
     parts = [vma for vma in vmas if max(vma.start, start) < min(vma.end, end)]
-    return [change(_from(vma, max(vma.start, start)), end=min(vma.end, end)) for vma in parts]
+    return [evolve(_from(vma, max(vma.start, start)), end=min(vma.end, end)) for vma in parts]
 
 
 def _put_vmas(world: World, mm: int, vmas: list[VmaRange]) -> World:
     vmas.sort(key=lambda vma: vma.start)
-    return change(world, mms=world.mms.set(mm, tuple(vmas)))
+    return evolve(world, mms=world.mms.set(mm, tuple(vmas)))
 
 
 @on(ev.MmCreated)
 def _mm_created(world: World, _name: str, _cpu: int, event: ev.MmCreated) -> World:
-    return change(world, mms=world.mms.set(event.mm, ()))
+    return evolve(world, mms=world.mms.set(event.mm, ()))
 
 
 @on(ev.MmForked)
 def _mm_forked(world: World, name: str, _cpu: int, event: ev.MmForked) -> World:
-    world = change(world, mms=world.mms.set(event.child, world.mms.get(event.mm, ())))
-    return put_task(world, name, change(world.task(name), forking=(event.mm, event.child)))
+    world = evolve(world, mms=world.mms.set(event.child, world.mms.get(event.mm, ())))
+    return put_task(world, name, evolve(world.task(name), forking=(event.mm, event.child)))
 
 
 @on(ev.MmExited)
@@ -57,7 +57,7 @@ def _mm_exited(world: World, _name: str, _cpu: int, event: ev.MmExited) -> World
         world = with_pmd(world, key, world.extras.leaf_pages, PTE_NONE)
     for mirror in [key for key in world.mirrors if key[1] == event.mm]:
         world = _with_mirror(world, mirror, None)
-    return change(
+    return evolve(
         world,
         mms=world.mms.drop(event.mm),
         tlbs=world.tlbs.drop_all(key for key in world.tlbs if key[0] == event.mm),
@@ -75,14 +75,14 @@ def _vma_mapped(world: World, _name: str, _cpu: int, event: ev.VmaMapped) -> Wor
 @on(ev.VmaChanged)
 def _vma_changed(world: World, _name: str, _cpu: int, event: ev.VmaChanged) -> World:
     vmas = world.mms.get(event.mm, ())
-    changed = [change(vma, flags=event.flags) for vma in _within(vmas, event.start, event.end)]
+    changed = [evolve(vma, flags=event.flags) for vma in _within(vmas, event.start, event.end)]
     return _put_vmas(world, event.mm, [*_without(vmas, event.start, event.end), *changed])
 
 
 @on(ev.VmaMoved)
 def _vma_moved(world: World, _name: str, _cpu: int, event: ev.VmaMoved) -> World:
     vmas, by = world.mms.get(event.mm, ()), event.to - event.start
-    moved = [change(vma, start=vma.start + by, end=vma.end + by) for vma in _within(vmas, event.start, event.end)]
+    moved = [evolve(vma, start=vma.start + by, end=vma.end + by) for vma in _within(vmas, event.start, event.end)]
     left = _without(tuple(_without(vmas, event.start, event.end)), event.to, event.end + by)
     return _put_vmas(world, event.mm, [*left, *moved])
 
@@ -100,7 +100,7 @@ def _order(range_: Invalidation) -> tuple[str, int, int, str, str]:
 def _invalidate_began(world: World, name: str, _cpu: int, event: ev.InvalidateBegan) -> World:
     new = Invalidation(name, event.start, event.end, event.reason, event.owner)
     ranges = sorted((*world.invalidations.get(event.mm, ()), new), key=_order)
-    return change(world, invalidations=world.invalidations.set(event.mm, tuple(ranges)))
+    return evolve(world, invalidations=world.invalidations.set(event.mm, tuple(ranges)))
 
 
 @on(ev.InvalidateEnded)
@@ -112,7 +112,7 @@ def _invalidate_ended(world: World, name: str, _cpu: int, event: ev.InvalidateEn
             break
     left = tuple(ranges)
     invalidations = world.invalidations.set(event.mm, left) if left else world.invalidations.drop(event.mm)
-    return change(world, invalidations=invalidations)
+    return evolve(world, invalidations=invalidations)
 
 
 MirrorKey = tuple[str, int, int]
@@ -127,7 +127,7 @@ def _with_mirror(world: World, key: MirrorKey, new: Mirror | None) -> World:
     if new is not None and new.pfn is not None:
         mirrored = mirrored.set(new.pfn, mirrored.get(new.pfn, frozenset[MirrorKey]()) | {key})
     mirrors = world.mirrors.drop(key) if new is None else world.mirrors.set(key, new)
-    return change(world, mirrors=mirrors, mirrored=mirrored)
+    return evolve(world, mirrors=mirrors, mirrored=mirrored)
 
 
 @on(ev.DeviceMapped)
@@ -142,7 +142,7 @@ def _device_unmapped(world: World, _name: str, _cpu: int, event: ev.DeviceUnmapp
 
 @on(ev.NotifierSubscribed)
 def _notifier_subscribed(world: World, _name: str, _cpu: int, event: ev.NotifierSubscribed) -> World:
-    return change(world, subscribed=world.subscribed | {(event.device, event.mm)})
+    return evolve(world, subscribed=world.subscribed | {(event.device, event.mm)})
 
 
 # ---- the device's life -------------------------------------------------------------------------------------------------
@@ -150,4 +150,4 @@ def _notifier_subscribed(world: World, _name: str, _cpu: int, event: ev.Notifier
 
 @on(ev.DeviceUnbound)
 def _device_unbound(world: World, _name: str, _cpu: int, event: ev.DeviceUnbound) -> World:
-    return change(world, unbound=world.unbound | {event.device})
+    return evolve(world, unbound=world.unbound | {event.device})

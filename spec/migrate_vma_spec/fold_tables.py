@@ -6,7 +6,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.extras import TABLE, Key, piece
 from migrate_vma_spec.folding import change_extras, on, put_task
 from migrate_vma_spec.frozen_map import FrozenMap
-from migrate_vma_spec.objects import EMPTY, NAMING_KINDS, PAGE_KINDS, Phase, Stage, World, change, ptl
+from migrate_vma_spec.objects import EMPTY, NAMING_KINDS, PAGE_KINDS, Phase, Stage, World, evolve, ptl
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind
 
 Keys = frozenset[Key]
@@ -28,7 +28,7 @@ def with_pte(world: World, key: Key, new: Pte) -> World:
     """The world with this page-table entry."""
     old = world.ptes.get(key, PTE_NONE)
     ptes = world.ptes.drop(key) if new == PTE_NONE else world.ptes.set(key, new)
-    return change(world, ptes=ptes, named=_renamed(world.named, key, old, new))
+    return evolve(world, ptes=ptes, named=_renamed(world.named, key, old, new))
 
 
 def with_pmd(world: World, key: Key, pages: int, new: Pte) -> World:
@@ -53,8 +53,8 @@ def _followed(world: World, name: str, mm: int, changes: list[tuple[int, Pte, Pt
         if not filled:
             return world
         number, call = active
-        call = change(call, inserted=call.inserted | filled)
-        return put_task(world, name, change(task, calls=task.calls.set(number, call)))
+        call = evolve(call, inserted=call.inserted | filled)
+        return put_task(world, name, evolve(task, calls=task.calls.set(number, call)))
     collecting = active is not None and active[1].phase is Phase.COLLECTING
     handling = task.fault is not None and task.fault.stage is Stage.HANDLING
     if not (collecting or handling):
@@ -65,7 +65,7 @@ def _followed(world: World, name: str, mm: int, changes: list[tuple[int, Pte, Pt
             cleared = cleared.drop((mm, addr))
         elif old.kind in PAGE_KINDS and task.holds(ptl(mm)):
             cleared = cleared.set((mm, addr), old)
-    return world if cleared is task.cleared else put_task(world, name, change(task, cleared=cleared))
+    return world if cleared is task.cleared else put_task(world, name, evolve(task, cleared=cleared))
 
 
 @on(ev.PteChanged)
@@ -131,14 +131,14 @@ def _tlb_filled(world: World, _name: str, cpu: int, event: ev.TlbFilled) -> Worl
     """The walk that fills a TLB also sets the entry's young and dirty bits."""
     key = (event.mm, event.addr)
     cpus: FrozenMap[int, Pte] = world.tlbs.get(key) or EMPTY
-    world = change(world, tlbs=world.tlbs.set(key, cpus.set(cpu, event.pte)))
+    world = evolve(world, tlbs=world.tlbs.set(key, cpus.set(cpu, event.pte)))
     pte = world.ptes.get(key, PTE_NONE)
     if pte is PTE_NONE and world.extras.pmds:
         return _leaf_touched(world, event)
     if pte.kind is not PteKind.PRESENT or pte.pfn != event.pte.pfn:
         return world
     young, dirty = pte.young or event.pte.young, pte.dirty or event.pte.dirty
-    return with_pte(world, key, change(pte, young=young, dirty=dirty))
+    return with_pte(world, key, evolve(pte, young=young, dirty=dirty))
 
 
 def _leaf_touched(world: World, event: ev.TlbFilled) -> World:
@@ -146,7 +146,7 @@ def _leaf_touched(world: World, event: ev.TlbFilled) -> World:
     if leaf is None or leaf[1].kind is not PteKind.PRESENT or world.pte(event.mm, event.addr).pfn != event.pte.pfn:
         return world
     base, pmd = leaf
-    pmd = change(pmd, young=pmd.young or event.pte.young, dirty=pmd.dirty or event.pte.dirty)
+    pmd = evolve(pmd, young=pmd.young or event.pte.young, dirty=pmd.dirty or event.pte.dirty)
     return with_pmd(world, (event.mm, base), world.extras.leaf_pages, pmd)
 
 
@@ -160,7 +160,7 @@ def _tlb_flushed(world: World, name: str, _cpu: int, event: ev.TlbFlushed) -> Wo
     else:
         gone = [key for key in tlbs if key[0] == event.mm and event.start <= key[1] < event.end]
     tlbs = tlbs.drop(gone[0]) if len(gone) == 1 else tlbs.drop_all(gone)
-    return world if tlbs is world.tlbs else change(world, tlbs=tlbs)
+    return world if tlbs is world.tlbs else evolve(world, tlbs=tlbs)
 
 
 @on(ev.FlushDeferred)

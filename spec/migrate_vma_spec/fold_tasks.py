@@ -12,7 +12,7 @@ from migrate_vma_spec.objects import (
     Stage,
     TaskState,
     World,
-    change,
+    evolve,
     mmap_lock,
     ptl,
 )
@@ -23,7 +23,7 @@ from migrate_vma_spec.vocabulary import Capability
 
 @on(ev.OperationBegan)
 def _operation_began(world: World, name: str, _cpu: int, event: ev.OperationBegan) -> World:
-    return put_task(world, name, change(world.task(name), operation=event.name))
+    return put_task(world, name, evolve(world.task(name), operation=event.name))
 
 
 @on(ev.OperationEnded)
@@ -33,7 +33,7 @@ def _operation_ended(world: World, name: str, _cpu: int, _event: ev.OperationEnd
     if name in world.extras.owed or name in world.extras.spare:
         world = change_extras(world, owed=world.extras.owed.drop(name), spare=world.extras.spare.drop(name))
     for pfn in task.pages:
-        world = put_frame(world, pfn, change(world.frame(pfn), holder=None))
+        world = put_frame(world, pfn, evolve(world.frame(pfn), holder=None))
     return put_task(world, name, TaskState(locks=task.locks))
 
 
@@ -41,7 +41,7 @@ def _operation_ended(world: World, name: str, _cpu: int, _event: ev.OperationEnd
 def _lock_taken(world: World, name: str, _cpu: int, event: ev.LockTaken) -> World:
     task = world.task(name)
     locks = sorted((*task.locks, (event.lock, event.mode)), key=lambda lock: (lock[0], lock[1].value))
-    return put_task(world, name, change(task, locks=tuple(locks)))
+    return put_task(world, name, evolve(task, locks=tuple(locks)))
 
 
 @on(ev.LockDropped)
@@ -56,38 +56,38 @@ def _lock_dropped(world: World, name: str, _cpu: int, event: ev.LockDropped) -> 
     calls = task.calls
     for number, call in task.calls.items():
         if call.mm is not None and mmap_lock(call.mm) == event.lock:
-            calls = calls.set(number, change(call, mm_was_unlocked=True))
-    return put_task(world, name, change(task, locks=tuple(locks), cleared=cleared, calls=calls))
+            calls = calls.set(number, evolve(call, mm_was_unlocked=True))
+    return put_task(world, name, evolve(task, locks=tuple(locks), cleared=cleared, calls=calls))
 
 
 @on(ev.WaitBegan)
 def _wait_began(world: World, name: str, _cpu: int, event: ev.WaitBegan) -> World:
-    return world if event.pfn is None else put_task(world, name, change(world.task(name), waiting=event.pfn))
+    return world if event.pfn is None else put_task(world, name, evolve(world.task(name), waiting=event.pfn))
 
 
 @on(ev.WaitEnded)
 def _wait_ended(world: World, name: str, _cpu: int, _event: ev.WaitEnded) -> World:
-    return put_task(world, name, change(world.task(name), waiting=None))
+    return put_task(world, name, evolve(world.task(name), waiting=None))
 
 
 # ---- the fault path ----------------------------------------------------------------------------------------------------
 
 
 def _put_fault(world: World, name: str, task: TaskState, fault: Fault) -> World:
-    return put_task(world, name, change(task, faults=(*task.faults[:-1], fault)))
+    return put_task(world, name, evolve(task, faults=(*task.faults[:-1], fault)))
 
 
 @on(ev.FaultBegan)
 def _fault_began(world: World, name: str, _cpu: int, event: ev.FaultBegan) -> World:
     task = world.task(name)
     fault = Fault(event.mm, event.addr, event.write, event.device, vma_lock=event.vma_lock)
-    return put_task(world, name, change(task, faults=(*task.faults, fault)))
+    return put_task(world, name, evolve(task, faults=(*task.faults, fault)))
 
 
 @on(ev.FaultEnded)
 def _fault_ended(world: World, name: str, _cpu: int, _event: ev.FaultEnded) -> World:
     task = world.task(name)
-    return put_task(world, name, change(task, faults=task.faults[:-1]))
+    return put_task(world, name, evolve(task, faults=task.faults[:-1]))
 
 
 @on(ev.CallbackEntered)
@@ -99,7 +99,7 @@ def _callback_entered(world: World, name: str, _cpu: int, event: ev.CallbackEnte
     frame, head = world.folio(event.pfn), world.head(event.pfn)
     refs = fault.refs if is_page_of(world, fault.page, head) else 0
     live = frame.allocated is not False and frame.refcount != 0
-    return _put_fault(world, name, task, change(fault, page=event.pfn, refs=refs, stage=Stage.CALLBACK, live=live))
+    return _put_fault(world, name, task, evolve(fault, page=event.pfn, refs=refs, stage=Stage.CALLBACK, live=live))
 
 
 @on(ev.CallbackReturned)
@@ -108,19 +108,19 @@ def _callback_returned(world: World, name: str, _cpu: int, event: ev.CallbackRet
     fault = task.fault
     if fault is None:
         return world
-    task = change(task, calls=task.calls.drop_all(number for number, call in task.calls.items() if call.in_fault))
-    return _put_fault(world, name, task, change(fault, stage=Stage.RETURNED, result=event.result))
+    task = evolve(task, calls=task.calls.drop_all(number for number, call in task.calls.items() if call.in_fault))
+    return _put_fault(world, name, task, evolve(fault, stage=Stage.RETURNED, result=event.result))
 
 
 @on(ev.RangeFaultBegan)
 def _range_fault_began(world: World, name: str, _cpu: int, event: ev.RangeFaultBegan) -> World:
     running = RangeFault(event.device, event.mm, event.start, event.end, event.write)
-    return put_task(world, name, change(world.task(name), range_fault=running))
+    return put_task(world, name, evolve(world.task(name), range_fault=running))
 
 
 @on(ev.RangeFaultEnded)
 def _range_fault_ended(world: World, name: str, _cpu: int, _event: ev.RangeFaultEnded) -> World:
-    return put_task(world, name, change(world.task(name), range_fault=None))
+    return put_task(world, name, evolve(world.task(name), range_fault=None))
 
 
 # ---- the migrate_vma calls ---------------------------------------------------------------------------------------------
@@ -128,12 +128,12 @@ def _range_fault_ended(world: World, name: str, _cpu: int, _event: ev.RangeFault
 
 def _put_call(world: World, name: str, number: int, call: Call) -> World:
     task = world.task(name)
-    return put_task(world, name, change(task, calls=task.calls.set(number, call)))
+    return put_task(world, name, evolve(task, calls=task.calls.set(number, call)))
 
 
 def _drop_call(world: World, name: str, number: int) -> World:
     task = world.task(name)
-    return put_task(world, name, change(task, calls=task.calls.drop(number)))
+    return put_task(world, name, evolve(task, calls=task.calls.drop(number)))
 
 
 def _call(world: World, name: str, number: int, vma: bool) -> Call:
@@ -178,14 +178,14 @@ def _hand_over_ends(world: World, name: str) -> World:
     task = world.task(name)
     if not any(fault.split for fault in task.faults):
         return world
-    return put_task(world, name, change(task, faults=tuple(change(fault, split=False) for fault in task.faults)))
+    return put_task(world, name, evolve(task, faults=tuple(evolve(fault, split=False) for fault in task.faults)))
 
 
 @on(ev.SetupReturned)
 def _setup_returned(world: World, name: str, _cpu: int, event: ev.SetupReturned) -> World:
     if event.result != 0:
         return _drop_call(world, name, event.call)
-    call = change(
+    call = evolve(
         _call(world, name, event.call, vma=True),
         phase=Phase.COLLECTED,
         start=event.start,
@@ -201,7 +201,7 @@ def _setup_returned(world: World, name: str, _cpu: int, event: ev.SetupReturned)
 def _range_returned(world: World, name: str, _cpu: int, event: ev.RangeReturned) -> World:
     if event.result != 0:
         return _drop_call(world, name, event.call)
-    call = change(_call(world, name, event.call, vma=False), phase=Phase.COLLECTED, src=event.src, npages=len(event.src))
+    call = evolve(_call(world, name, event.call, vma=False), phase=Phase.COLLECTED, src=event.src, npages=len(event.src))
     return _put_call(world, name, event.call, call)
 
 
@@ -211,25 +211,25 @@ def _entry_refilled(world: World, name: str, _cpu: int, event: ev.EntryRefilled)
     src = call.src
     if src is not None and 0 <= event.index < len(src):
         src = (*src[: event.index], event.entry, *src[event.index + 1 :])
-    return _put_call(world, name, event.call, change(call, src=src, refilled=call.refilled | {event.index}))
+    return _put_call(world, name, event.call, evolve(call, src=src, refilled=call.refilled | {event.index}))
 
 
 @on(ev.PagesCalled)
 def _pages_called(world: World, name: str, _cpu: int, event: ev.PagesCalled) -> World:
     call = _call(world, name, event.call, event.vma)
-    return _put_call(world, name, event.call, change(call, phase=Phase.MOVING, src=event.src, offered=event.src, dst=event.dst))
+    return _put_call(world, name, event.call, evolve(call, phase=Phase.MOVING, src=event.src, offered=event.src, dst=event.dst))
 
 
 @on(ev.PagesReturned)
 def _pages_returned(world: World, name: str, _cpu: int, event: ev.PagesReturned) -> World:
     call = _call(world, name, event.call, vma=True)
-    return _put_call(world, name, event.call, change(call, phase=Phase.MOVED, src=event.src))
+    return _put_call(world, name, event.call, evolve(call, phase=Phase.MOVED, src=event.src))
 
 
 @on(ev.FinalizeCalled)
 def _finalize_called(world: World, name: str, _cpu: int, event: ev.FinalizeCalled) -> World:
     call = _call(world, name, event.call, event.vma)
-    return _put_call(world, name, event.call, change(call, phase=Phase.FINALIZING, src=event.src, dst=event.dst))
+    return _put_call(world, name, event.call, evolve(call, phase=Phase.FINALIZING, src=event.src, dst=event.dst))
 
 
 @on(ev.FinalizeReturned)

@@ -17,7 +17,7 @@ from migrate_vma_spec.objects import (
     Stage,
     TaskState,
     World,
-    change,
+    evolve,
 )
 
 Folder = Callable[[World, str, int, Any], World]
@@ -42,15 +42,15 @@ def with_task(world: World, name: str, state: TaskState) -> FrozenMap[str, TaskS
 
 def put_task(world: World, name: str, state: TaskState) -> World:
     tasks = with_task(world, name, state)
-    return world if tasks is world.tasks else change(world, tasks=tasks)
+    return world if tasks is world.tasks else evolve(world, tasks=tasks)
 
 
 def put_frame(world: World, pfn: int, frame: Frame) -> World:
-    return change(world, frames=world.frames.set(pfn, frame))
+    return evolve(world, frames=world.frames.set(pfn, frame))
 
 
 def change_extras(world: World, **changes: Any) -> World:
-    return change(world, extras=change(world.extras, **changes))
+    return evolve(world, extras=evolve(world.extras, **changes))
 
 
 def is_page_of(world: World, pfn: int | None, head: int) -> bool:
@@ -74,17 +74,17 @@ def _account(world: World, task: TaskState, pfn: int, refs: int, locks: int) -> 
     if task.faults and refs:
         fault = task.faults[-1]
         if (fault.live or fault.stage is Stage.HANDLING) and is_page_of(world, fault.page, pfn):
-            task = change(task, faults=(*task.faults[:-1], change(fault, refs=fault.refs + refs)))
+            task = evolve(task, faults=(*task.faults[:-1], evolve(fault, refs=fault.refs + refs)))
     if not task.calls:
         return task
     active = task.active_call
     if active is not None:
         number, call = active
-        return change(task, calls=task.calls.set(number, change(call, ledger=_entry(call.ledger, pfn, refs, locks))))
+        return evolve(task, calls=task.calls.set(number, evolve(call, ledger=_entry(call.ledger, pfn, refs, locks))))
     for number, call in task.calls.items():
         if call.phase is Phase.MOVED:
-            booked = change(call, driver_ledger=_entry(call.driver_ledger, pfn, refs, locks))
-            task = change(task, calls=task.calls.set(number, booked))
+            booked = evolve(call, driver_ledger=_entry(call.driver_ledger, pfn, refs, locks))
+            task = evolve(task, calls=task.calls.set(number, booked))
     return task
 
 
@@ -93,8 +93,8 @@ def booked(world: World, name: str, pfn: int, frame: Frame, refs: int, locks: in
     frames = world.frames.set(pfn, frame)
     task = world.tasks.get(name)
     if task is None or not (task.faults or task.calls):
-        return change(world, frames=frames)
-    return change(world, frames=frames, tasks=with_task(world, name, _account(world, task, pfn, refs, locks)))
+        return evolve(world, frames=frames)
+    return evolve(world, frames=frames, tasks=with_task(world, name, _account(world, task, pfn, refs, locks)))
 
 
 def release_page_lock(world: World, pfn: int) -> World:
@@ -103,4 +103,4 @@ def release_page_lock(world: World, pfn: int) -> World:
     task = world.tasks.get(holder) if holder is not None else None
     if holder is None or task is None or pfn not in task.pages:
         return world
-    return put_task(world, holder, change(task, pages=task.pages - {pfn}))
+    return put_task(world, holder, evolve(task, pages=task.pages - {pfn}))

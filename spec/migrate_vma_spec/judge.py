@@ -32,10 +32,10 @@ class Judge:
         chosen = REGISTRY.values() if clauses is None else clauses
         self._live = {clause.id: clause for clause in chosen if clause.applies(self.world.capabilities)}
         self._memories: dict[str, Hashable] = {clause.id: clause.start for clause in self._live.values() if clause.monitor}
-        self._index: dict[type[Event], list[Clause]] = {}
+        self._index: dict[type[Event], tuple[Clause, ...]] = {}
         for clause in self._live.values():
             for kind in clause.on:
-                self._index.setdefault(kind, []).append(clause)
+                self._index[kind] = (*self._index.get(kind, ()), clause)
         self._over = False
         self.reached: set[str] = set()
         """The ids of the clauses that were seen to apply and hold, or were broken."""
@@ -44,17 +44,14 @@ class Judge:
         """Judge one step, and say which clauses it broke."""
         if self._over:
             return []
-        before, self.world = self.world, fold(self.world, step)
+        before = self.world
+        after = self.world = fold(before, step)
         self._over = isinstance(step.event, Oops)
         findings: list[Finding] = []
-        for clause in tuple(self._index.get(type(step.event), ())):
-            judgement = self._judge(clause, before, step)
-            if judgement is None:
-                continue
-            self.reached.add(clause.id)
-            if judgement is not KEPT:
-                findings.append((clause.id, str(judgement)))
-                self._silence(clause)
+        for clause in self._index.get(type(step.event), ()):
+            judgement = clause.step(before, step, after) if clause.step is not None else self._monitored(clause, before, step)
+            if judgement is not None:
+                findings += self._heard(clause, judgement)
         return findings
 
     def feed_all(self, steps: Sequence[Step]) -> list[Finding]:
@@ -66,23 +63,21 @@ class Judge:
         findings: list[Finding] = []
         for clause in () if self._over else tuple(self._live.values()):
             judgement = clause.end(self.world) if clause.end is not None else None
-            if judgement is None:
-                continue
-            self.reached.add(clause.id)
-            if judgement is not KEPT:
-                findings.append((clause.id, str(judgement)))
-                self._silence(clause)
+            if judgement is not None:
+                findings += self._heard(clause, judgement)
         return findings
 
-    def _judge(self, clause: Clause, before: World, step: Step) -> Judgement:
-        if clause.step is not None:
-            return clause.step(before, step, self.world)
+    def _monitored(self, clause: Clause, before: World, step: Step) -> Judgement:
         if clause.monitor is None:
             return None
         self._memories[clause.id], judgement = clause.monitor(self._memories[clause.id], before, step)
         return judgement
 
-    def _silence(self, clause: Clause) -> None:
+    def _heard(self, clause: Clause, judgement: Judgement) -> list[Finding]:
+        self.reached.add(clause.id)
+        if judgement is KEPT:
+            return []
         del self._live[clause.id]
         for kind in clause.on:
-            self._index[kind].remove(clause)
+            self._index[kind] = tuple(other for other in self._index[kind] if other is not clause)
+        return [(clause.id, str(judgement))]

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import enum
 
-from attrs import frozen
-
 from migrate_vma_spec.extras import EMPTY as EMPTY  # noqa: PLC0414  (to be had from here)
 from migrate_vma_spec.extras import NO_EXTRAS, Extras, Key, piece
 from migrate_vma_spec.frozen_map import FrozenMap
-from migrate_vma_spec.records import change as change  # noqa: PLC0414  (as well)
+from migrate_vma_spec.records import evolve as evolve  # noqa: PLC0414  (as well)
+from migrate_vma_spec.records import frozen
 from migrate_vma_spec.vocabulary import (
     PTE_NONE,
     Capability,
@@ -271,6 +270,8 @@ class TaskState:
     def active_call(self) -> tuple[int, Call] | None:
         """The call that the library is working on now, with its number."""
         best: tuple[int, Call] | None = None
+        if not self.calls:
+            return best
         for number, call in self.calls.items():
             if call.phase in LIBRARY_PHASES and (best is None or number > best[0]):
                 best = number, call

@@ -28,7 +28,10 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
+from migrate_vma_spec import notes
 from migrate_vma_spec.events import Event, Step
+from migrate_vma_spec.guards import GUARDS
+from migrate_vma_spec.known_bugs import KnownBug, bugs_of
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.vocabulary import Capability
 
@@ -92,6 +95,26 @@ class Clause:
 
     def applies(self, capabilities: frozenset[Capability]) -> bool:
         return self.requires <= capabilities
+
+    @property
+    def since(self) -> str:
+        """The mechanism with which it came to mean something, and the kernel that brought it. It decides nothing."""
+        return notes.since(self.id)
+
+    @property
+    def guard(self) -> str:
+        """What must have happened for the clause to count as reached: its `sometimes`. Empty for a clause of somebody else's."""
+        return GUARDS.get(self.id, "")
+
+    @property
+    def broken_by(self) -> tuple[KnownBug, ...]:
+        """The bugs of kernels and drivers that broke it, the oldest first."""
+        return bugs_of(self.id)
+
+    @property
+    def beside(self) -> tuple[tuple[str, str], ...]:
+        """(another clause that one fault often breaks with this one, why both stand)."""
+        return notes.neighbours(self.id)
 
 
 REGISTRY: dict[str, Clause] = {}

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import enum
 
-from attrs import frozen
+from migrate_vma_spec.records import frozen
+
+
+class Word(enum.Enum):
+    """An enumeration whose members hash as what they are, single objects: enum's own hash is that of the name, and slower."""
+
+    __hash__ = object.__hash__
+
 
 MIGRATE_PFN_VALID = 1 << 0
 MIGRATE_PFN_MIGRATE = 1 << 1
@@ -91,7 +98,7 @@ class Errno(enum.IntEnum):
     EOPNOTSUPP = 95
 
 
-class Memory(enum.Enum):
+class Memory(Word):
     """What a page frame is: ordinary memory or one of the zone-device kinds (enum memory_type)."""
 
     SYSTEM = "system"
@@ -99,7 +106,7 @@ class Memory(enum.Enum):
     DEVICE_COHERENT = "device-coherent"
 
 
-class PteKind(enum.Enum):
+class PteKind(Word):
     """What a page-table entry holds. TABLE is for the middle level alone: a page table hangs there, and no leaf.
 
     MARKER is a pte marker that keeps uffd-wp where no page is. ZERO at the middle level is the huge zero page.
@@ -142,7 +149,7 @@ class Pte:
 PTE_NONE = Pte()
 
 
-class LockMode(enum.Enum):
+class LockMode(Word):
     """How a lock other than a page lock is held."""
 
     SPIN = "spin"
@@ -151,7 +158,7 @@ class LockMode(enum.Enum):
     WRITE = "write"
 
 
-class Lru(enum.Enum):
+class Lru(Word):
     """Where a system folio is with respect to the LRU: nowhere, in a CPU's batch, on a list, or isolated by a migration."""
 
     OFF = "off"
@@ -160,7 +167,7 @@ class Lru(enum.Enum):
     ISOLATED = "isolated"
 
 
-class NotifyReason(enum.Enum):
+class NotifyReason(Word):
     """enum mmu_notifier_event, the ones that the contract meets."""
 
     UNMAP = "unmap"
@@ -173,7 +180,7 @@ class NotifyReason(enum.Enum):
     EXCLUSIVE = "exclusive"
 
 
-class Point(enum.Enum):
+class Point(Word):
     """Where a task may lose its CPU under voluntary preemption."""
 
     COND_RESCHED = "cond_resched"
@@ -181,7 +188,7 @@ class Point(enum.Enum):
     USER = "return to user space"
 
 
-class Capability(enum.Enum):
+class Capability(Word):
     """What a generation offers; a clause that requires one which the subject lacks is not applicable, never passed."""
 
     FAULT_PAGE = "fault_page argument of struct migrate_vma"

@@ -5,66 +5,39 @@ from __future__ import annotations
 import functools
 
 import pytest
+from attrs import evolve
 
 from migrate_vma_conformance import kill_matrix, kit, unit
-from migrate_vma_conformance.catalogue import judged_clauses
-from migrate_vma_conformance.kill_matrix import Fate
-from migrate_vma_conformance.options import CheckOptions, Profile
-from migrate_vma_conformance.report.kills import matrix_document, matrix_lines
+from migrate_vma_conformance.catalogue import clauses_by_id, judged_clauses
+from migrate_vma_conformance.options import CheckOptions
 from migrate_vma_conformance.scenarios import SCENARIOS
-from migrate_vma_impl.bugs.collection import BUGS, NOT_SHOWN, find_bug
-
-SHOWN_IN = {
-    "unmaps_nothing": "fault2-forked",
-    "write_assumed": "migrate-forked",
-    "B03": "fault-refused",
-    "B08": "drain",
-    "B17": "fault-evict",
-    "B55": "migrate-store",
-    "any_count": "migrate-store",
-    "collects_anything": "round-trip",
-    "fork_keeps_write": "round-trip",
-    "hole_not_cleared": "round-trip",
-    "holes_left_out": "round-trip",
-    "holes_not_counted": "round-trip",
-    "insert_keeps_ptl": "migrate-watched",
-    "inserts_anywhere": "migrate-holes",
-    "invalidation_ignored": "fault-discard",
-    "not_uptodate": "round-trip",
-    "published_freed": "round-trip",
-    "refilled_at_wrong_index": "round-trip",
-    "restore_forgets_lock": "migrate-pin",
-    "restore_gains_write": "round-trip",
-    "restore_maps_nothing": "migrate-pin",
-    "restore_unlocks_fault_page": "fault-borrow",
-    "setup_takes_unlocked_fault_page": "refused",
-    "sleeps_under_ptl": "migrate-store",
-    "src_not_read_again": "migrate-watched",
-}
-"""The first scenario that shows a bug, where that is not the race of two faults."""
+from migrate_vma_impl.bugs import collection
+from migrate_vma_impl.bugs.collection import BUGS, NOT_ALONE, NOT_SHOWN, find_bug
+from tests.bugs.places import SHOWN_IN
 
 
-def fired(driver, column, scenario):
+def searched(driver, column, scenario, wanted=frozenset()):
+    """The outcomes of one scenario; with `wanted` clauses, as far as to the first of them."""
     work = kit.units_of(driver, column, [SCENARIOS[scenario]], CheckOptions(), None)
-    outcomes = [unit.run(one) for one in work]
-    assert not any("kit" in outcome.failure for outcome in outcomes), outcomes
-    return {example.clause: example for outcome in outcomes for example in outcome.examples}
+    return [unit.run(evolve(one, wanted=wanted)) for one in work]
 
 
 @functools.cache
-def without_it(title, scenario):
-    bug = next(bug for bug in BUGS if kill_matrix.title_beside(bug) == title)
-    ((driver, column),) = kill_matrix.baselines([bug])
-    return frozenset(fired(driver, column, scenario))
+def without_it(what, scenario):
+    """What fires in the scenario without a bug."""
+    found = kill_matrix.fired(searched(what[0], kill_matrix.sound_column(what), scenario))
+    return frozenset().union(*found.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.id)
 def test_a_bug_is_caught_by_its_clause(bug):
-    scenario = SHOWN_IN.get(bug.id, "fault2")
-    found = fired(bug.driver, kill_matrix.column_of(bug), scenario)
-    own = set(bug.clauses) & set(found) - without_it(kill_matrix.title_beside(bug), scenario)
-    assert own, sorted(found)
+    scenario = SHOWN_IN[bug.id]
+    own = frozenset(bug.clauses) - without_it(kill_matrix.beside(bug), scenario)
+    outcomes = searched(bug.driver, kill_matrix.column_of(bug), scenario, own)
+    assert not any("kit" in outcome.failure for outcome in outcomes), outcomes
+    found = {example.clause for outcome in outcomes for example in outcome.examples}
+    assert own & found, sorted(found)
 
 
 def test_ids_are_told_apart_and_clauses_exist():
@@ -75,26 +48,24 @@ def test_ids_are_told_apart_and_clauses_exist():
     assert named <= judged_clauses().keys()
 
 
+def test_every_clause_is_named_by_a_bug_or_has_a_reason():
+    named = {clause for bug in BUGS for clause in bug.clauses}
+    assert set(clauses_by_id()) - named <= NOT_ALONE.keys()
+    assert clauses_by_id().keys() >= NOT_ALONE.keys()
+
+
+def test_every_bug_has_its_place():
+    assert SHOWN_IN.keys() == {bug.id for bug in BUGS}
+
+
 def test_what_cannot_be_shown_says_why():
-    with pytest.raises(ValueError, match=r"B42 .* cannot be shown: waits for the amdkfd driver"):
-        find_bug("B42")
+    with pytest.raises(ValueError, match=r"B40 .* cannot be shown: waits for the xe driver"):
+        find_bug("B40")
     with pytest.raises(ValueError, match="there is no bug 'B99'"):
         find_bug("B99")
 
 
-@pytest.mark.slow
-def test_the_matrix_says_what_caught_a_bug_and_how():
-    options = CheckOptions(profile=Profile.QUICK, jobs=2)
-    matrix = kill_matrix.kill_matrix([find_bug("B07"), find_bug("inserts_anywhere")], options)
-    caught, other = matrix.rows
-    assert caught.fate is Fate.CAUGHT
-    (kill,) = [kill for kill in caught.kills if kill.clause == "C36"]
-    assert kill.scenario == "fault2"
-    assert kit.replay(kill.token).verdict.verdict.value == "violated"
-    assert other.fate is Fate.ESCAPED, "the quick profile has no scenario for it"
-    told = matrix_document(matrix, ["C36", "C37"])
-    assert told["unguarded"] == ["C37"]
-    assert [row["fate"] for row in told["bugs"]] == ["caught", "escaped"]
-    text = "\n".join(matrix_lines(matrix, ["C36", "C37"]))
-    assert "put before unlock; wanted C36, fired C36" in text
-    assert "1 caught, 0 seen, 1 escaped" in text
+def test_a_counterexample_names_its_core_by_the_path_of_the_bug():
+    assert collection.B07 is find_bug("B07")
+    with pytest.raises(AttributeError, match="there is no bug 'B99'"):
+        _ = collection.B99

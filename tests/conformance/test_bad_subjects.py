@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,13 +21,21 @@ from migrate_vma_conformance.tokens import Token, encode
 from migrate_vma_conformance.verdict import Verdict, exit_code
 from migrate_vma_impl.machine.schedule import Schedule
 from migrate_vma_impl.machine.system import Preemption
+from tests.conformance.subjects import drivers, endless, factories
+from tests.processes import environment
 
-SUBJECTS = "tests.conformance.subjects.drivers"
+SUBJECTS = (drivers, endless, factories)
 OPTIONS = CheckOptions((Preemption.FULL,), jobs=1, scenarios=("fault-short",), seconds=20)
 
 
+def path_of(name):
+    """As a user names it: the module, which only the child process is to run, and the factory in it."""
+    (module,) = [module for module in SUBJECTS if hasattr(module, name)]
+    return f"{module.__name__}:{name}"
+
+
 def check(name, scenario="fault-short", **changes):
-    return kit.check(f"{SUBJECTS}:{name}", ["waiting"], evolve(OPTIONS, scenarios=(scenario,), **changes))
+    return kit.check(path_of(name), ["waiting"], evolve(OPTIONS, scenarios=(scenario,), **changes))
 
 
 def verdicts(report, wanted):
@@ -43,14 +50,15 @@ def shown(report):
     return " ".join("\n".join(render_report(report, clauses_by_id())).split())
 
 
-def assert_unknown(report, words):
-    """Nothing is said to hold, and the report gives one reason, which has these words."""
-    assert exit_code(report) == 3
-    assert {verdict.verdict for verdict in report.verdicts} <= {Verdict.INCONCLUSIVE, Verdict.NOT_APPLICABLE}
-    (reason,) = reasons(report)
-    assert words in reason
-    assert words in shown(report)
-    assert "Traceback" not in shown(report)
+def told(report, words):
+    """What a report comes to, and where it has these words: of all reasons, and in print."""
+    judged = {verdict.verdict for verdict in report.verdicts} - {Verdict.NOT_APPLICABLE}
+    page = shown(report)
+    return exit_code(report), judged, [words in reason for reason in reasons(report)], words in page, "Traceback" in page
+
+
+UNKNOWN = (3, {Verdict.INCONCLUSIVE}, [True], True, False)
+"""Nothing is said to hold, for one reason, which is the one that was looked for, and is printed in words."""
 
 
 @pytest.fixture
@@ -62,12 +70,12 @@ def impatient(monkeypatch):
 
 # ---- what the child process reports of the model ---------------------------------------------------------------------
 
-UNKNOWN = {
+REASONS = {
     "takes_no_argument": "its factory raised TypeError: takes_no_argument() takes 0 positional arguments but 1 was given",
     "returns_nothing": "its factory returned None; expected an instance of migrate_vma_impl.driver.Driver",
     "returns_a_class": "its factory returned <class 'migrate_vma_impl.drivers.wide.Wide'>; expected an instance of",
     "returns_the_unprintable": "its factory raised RuntimeError: not even that",
-    "raises": "its factory raised OSError: no such device (drivers.py:",
+    "raises": "its factory raised OSError: no such device (factories.py:",
     "is_async": "write `def`, not `async def`, for the factory itself",
     "named_by_a_number": "its factory returned a driver that is called 7; expected a word",
     "is_abstract": "Can't instantiate abstract class Unfinished",
@@ -105,20 +113,20 @@ UNKNOWN = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", REASONS)
 def test_a_driver_that_breaks_the_rules_is_unknown_with_the_reason(name):
-    assert_unknown(check(name), UNKNOWN[name])
+    assert told(check(name), REASONS[name]) == UNKNOWN
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["takes_turns", "throws_dice", "shares_a_global"])
 def test_a_driver_that_does_not_repeat_itself_is_told_so(name):
-    assert_unknown(check(name, "fault2"), "does not repeat itself")
+    assert told(check(name, "fault2"), "does not repeat itself") == UNKNOWN
 
 
 @pytest.mark.slow
 def test_what_a_task_left_locked_when_it_raised_is_no_livelock():
-    assert_unknown(check("raises_while_others_spin", "fault2"), "ValueError: left it locked")
+    assert told(check("raises_while_others_spin", "fault2"), "ValueError: left it locked") == UNKNOWN
 
 
 @pytest.mark.slow
@@ -136,10 +144,10 @@ def test_a_driver_that_only_looks_odd_is_judged_like_any_other(name):
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("loops_in_factory", "loops_in_factory (drivers.py:"),
-        ("spins_in_fault", "SpinsInFault.migrate_to_ram (drivers.py:"),
-        ("spins_in_to_device", "SpinsInToDevice.to_device (drivers.py:"),
-        ("spins_and_swallows", "SpinsAndSwallows.migrate_to_ram (drivers.py:"),
+        ("loops_in_factory", "loops_in_factory (endless.py:"),
+        ("spins_in_fault", "SpinsInFault.migrate_to_ram (endless.py:"),
+        ("spins_in_to_device", "SpinsInToDevice.to_device (endless.py:"),
+        ("spins_and_swallows", "SpinsAndSwallows.migrate_to_ram (endless.py:"),
     ],
 )
 @pytest.mark.usefixtures("impatient")
@@ -148,7 +156,7 @@ def test_a_loop_that_awaits_nothing_is_ended_and_named(name, where):
     report = check(name)
     assert time.monotonic() - begin < 10
     (reason,) = reasons(report)
-    assert_unknown(report, "one step did not end within 0.5 s: ")
+    assert told(report, "one step did not end within 0.5 s: ") == UNKNOWN
     assert where in reason
 
 
@@ -170,7 +178,7 @@ def test_a_loop_that_never_comes_back_to_a_state_is_cut_and_its_progress_unknown
 @pytest.mark.slow
 def test_the_time_limit_ends_what_nothing_else_ends():
     """Every step is short, and the prologue has very many."""
-    assert_unknown(check("counts_for_ever_in_to_device", seconds=0.8), "the time limit of 0.8 s was reached")
+    assert told(check("counts_for_ever_in_to_device", seconds=0.8), "the time limit of 0.8 s was reached") == UNKNOWN
 
 
 @pytest.mark.slow
@@ -201,14 +209,14 @@ def test_a_driver_that_forgets_finalize_breaks_its_clause():
 def test_its_counterexample_replays_by_the_path_of_the_factory():
     token = verdicts(check("forgets_finalize"), Verdict.VIOLATED)["C07"].counterexample.token
     replayed = kit.replay(token)
-    assert (replayed.subject, replayed.verdict.verdict) == (f"{SUBJECTS}:forgets_finalize", Verdict.VIOLATED)
+    assert (replayed.subject, replayed.verdict.verdict) == (path_of("forgets_finalize"), Verdict.VIOLATED)
 
 
 # ---- replaying what cannot be run ------------------------------------------------------------------------------------
 
 
 def token(name, **changes):
-    return encode(evolve(Token(f"{SUBJECTS}:{name}", "waiting", "fault-short", "full", "C84", Schedule()), **changes))
+    return encode(evolve(Token(path_of(name), "waiting", "fault-short", "full", "C84", Schedule()), **changes))
 
 
 @pytest.mark.slow
@@ -327,12 +335,12 @@ def test_a_patch_that_is_no_record_is_one_paragraph_and_exit_code_2(path, words)
 # ---- the command itself ----------------------------------------------------------------------------------------------
 
 COMMAND = [sys.executable, "-c", "from migrate_vma_conformance.cli import main; main()"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+ENVIRONMENT = environment()
 
 
 @pytest.mark.slow
 def test_what_a_driver_prints_does_not_get_into_the_json():
-    command = [*COMMAND, "check", f"{SUBJECTS}:prints", "--scenario", "fault-short", "--format", "json"]
+    command = [*COMMAND, "check", path_of("prints"), "--scenario", "fault-short", "--format", "json"]
     result = subprocess.run(command, env=ENVIRONMENT, check=False, capture_output=True, text=True)
     assert json.loads(result.stdout)["exit"] == result.returncode == 0
     assert "a fault!" in result.stderr
@@ -341,18 +349,19 @@ def test_what_a_driver_prints_does_not_get_into_the_json():
 
 @pytest.mark.slow
 def test_a_driver_that_will_not_end_leaves_no_traceback_behind():
-    command = [*COMMAND, "check", f"{SUBJECTS}:catches_everything", "--scenario", "fault-short", "--format", "json"]
+    command = [*COMMAND, "check", path_of("catches_everything"), "--scenario", "fault-short", "--format", "json"]
     result = subprocess.run(command, env=ENVIRONMENT, check=False, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (3, "")
 
 
 @pytest.mark.slow
 def test_a_program_without_a_guard_that_checks_a_driver_is_not_run_again(tmp_path):
+    path = path_of("sound")
     program = tmp_path / "program.py"
     program.write_text(
         "print('begins')\n"
         "from migrate_vma_conformance.kit import check_driver\n"
-        f"report = check_driver('{SUBJECTS}:sound', scenarios=['refused'])\n"
+        f"report = check_driver('{path}', scenarios=['refused'])\n"
         "print(len(report.verdicts) > 0)\n"
     )
     result = subprocess.run([sys.executable, str(program)], env=ENVIRONMENT, check=False, capture_output=True, text=True)

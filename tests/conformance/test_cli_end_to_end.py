@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ from migrate_vma_conformance.report.schema import check_document
 from migrate_vma_conformance.scenarios import SCENARIOS
 from migrate_vma_impl.drivers import DRIVERS
 from migrate_vma_impl.generations import GENERATIONS
+from tests.processes import environment
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +80,8 @@ def test_a_replay_is_the_same_byte_for_byte_in_other_processes(checked):
     here = run("replay", token, "--state", "--all").stdout
     code = "from migrate_vma_conformance.cli import main; main()"
     for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", code, "replay", token, "--state", "--all"]
-        there = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        there = subprocess.run(command, env=environment(PYTHONHASHSEED=seed), check=False, capture_output=True, text=True)
         assert (there.returncode, there.stdout) == (1, here)
 
 

@@ -5,16 +5,13 @@ The golden traces are the same file for all interpreters that the tests run unde
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from migrate_vma_conformance import kit
 from migrate_vma_conformance.verdict import Verdict
 from migrate_vma_spec.schema import write_trace
 from tests.conformance.make_golden import FOUND, GOLDEN
+from tests.processes import python
 
 NAMES = [f"{generation}-{clause}" for clause, generation in FOUND.items()]
 
@@ -43,13 +40,6 @@ def token(name):
     return (GOLDEN / f"{name}.token").read_text().strip()
 
 
-def python(seed, *words):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": seed}
-    return subprocess.run(
-        [sys.executable, "-c", *map(str, words)], env=environment, cwd=GOLDEN, check=True, capture_output=True, text=True
-    ).stdout
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_token_replays_to_its_golden_trace_byte_for_byte(name, tmp_path):
     write_trace(tmp_path / "trace.jsonl", kit.replay(token(name)).steps)
@@ -59,7 +49,7 @@ def test_a_token_replays_to_its_golden_trace_byte_for_byte(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_and_so_it_does_under_other_hash_seeds(seed, tmp_path):
-    python(seed, REPLAY, tmp_path, *NAMES)
+    python(REPLAY, tmp_path, *NAMES, cwd=GOLDEN, PYTHONHASHSEED=seed)
     for name in NAMES:
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (GOLDEN / f"{name}.jsonl").read_bytes()
 
@@ -73,6 +63,6 @@ def test_the_golden_counterexamples_break_their_clauses_still(name):
 
 @pytest.mark.slow
 def test_a_search_finds_the_same_states_executions_and_counterexamples_under_any_hash_seed():
-    first, second = python("1", SEARCH), python("2", SEARCH)
+    first, second = python(SEARCH), python(SEARCH, cwd=GOLDEN, PYTHONHASHSEED="1")
     assert first == second
     assert first.count("\n") == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -26,6 +25,7 @@ from migrate_vma_spec.events import FinalizeCalled, FolioGot, FolioUnlocked
 from migrate_vma_spec.schema import TraceError, read_trace, write_trace
 from tests.conformance.make_golden import GOLDEN
 from tests.conformance.subjects import drivers, records
+from tests.processes import environment
 
 QUICK = {"scenarios": ["fault-short"], "preemption": Preemption.FULL}
 
@@ -313,8 +313,7 @@ cli.main()
 def test_ctrl_c_ends_with_130_and_a_report_of_what_was_found():
     """As a terminal sends it: to the whole group, the child processes and their server too."""
     command = [sys.executable, "-c", INTERRUPTED, "check", "--jobs", "2", "--format", "json", "--profile", "quick"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, start_new_session=True)
+    result = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True, start_new_session=True)
     assert result.returncode == 130
     document = json.loads(result.stdout)
     check_document(document, "what was interrupted")

@@ -14,6 +14,7 @@ import pytest
 
 from migrate_vma_conformance import pool
 from migrate_vma_conformance.pool import Lost, run_all, run_one
+from tests.processes import environment
 
 pytestmark = pytest.mark.slow
 
@@ -119,10 +120,9 @@ def test_a_child_ends_when_its_parent_is_gone(tmp_path):
     told = tmp_path / "pid"
     code = (
         "from migrate_vma_conformance.kit import check_driver\n"
-        "check_driver('tests.conformance.subjects.drivers:takes_its_time', scenarios=['fault-short'], jobs=1)"
+        "check_driver('tests.conformance.subjects.endless:takes_its_time', scenarios=['fault-short'], jobs=1)"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "SUBJECT_PID_FILE": str(told)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(SUBJECT_PID_FILE=str(told))) as parent:
         wait_until(lambda: parent.poll() is not None or (told.exists() and told.read_text()))
         child = int(told.read_text())
         assert alive(child)

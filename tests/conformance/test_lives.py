@@ -11,7 +11,7 @@ from migrate_vma_impl.kernel import Config
 from migrate_vma_impl.machine.system import Preemption
 
 KNOWN = frozenset({"C62", "C71", "C77", "C79", "C87", "C88"})
-SWAP = Config(system_frames=6, mms=3, swap_slots=2, files=2, file_pages=2)
+SWAP = Config(system_frames=6, mms=3, swap_slots=2, files=2, file_pages=2, tlb_batch=True)
 
 
 def alone(*acts):

@@ -21,6 +21,7 @@ COMPOUND_STEPS = frozenset(
         "fault_folio_again",
         "flush_cache_huge",
         "no_destination",
+        "part_entry",
         "pin_and_leave",
         "put_not_split",
         "refuse_large_destination",
@@ -28,6 +29,7 @@ COMPOUND_STEPS = frozenset(
         "split_leaf",
         "split_migration_pmds",
         "split_unmapped",
+        "tell_of_split",
     }
 )
 """The fields of Steps that a system without large folios never comes to."""

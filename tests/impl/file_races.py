@@ -19,7 +19,11 @@ from migrate_vma_spec.registry import REGISTRY, Party
 from migrate_vma_spec.vocabulary import PteKind
 from tests.impl.stage import Player, Stage
 
-SWAP_STEPS = frozenset({"free_swap", "mapping_by_now", "flush_unmapped", "swapped_out_entry", "swapped_in_entry"})
+BATCH_STEPS = frozenset({"flush_before_pageout", "flush_before_free", "flush_batched"})
+"""The steps that only reclaim with put-off flushes takes."""
+SWAP_STEPS = frozenset(
+    {"free_swap", "mapping_by_now", "may_leave_cache", "flush_unmapped", "swapped_out_entry", "swapped_in_entry"}
+)
 """The steps that only a kernel with swap takes."""
 PATIENCE = 300
 

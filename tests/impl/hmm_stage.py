@@ -39,7 +39,7 @@ from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.vocabulary import Capability, VmFlags
 from tests.impl.stage import A, B, Stage
 
-__all__ = ["CASES", "A", "B", "Buffer", "Case", "Command", "HmmStage", "Prot", "Subject", "Variant", "case"]
+__all__ = ["CASES", "A", "B", "Buffer", "Case", "Command", "HmmStage", "Prot", "Subject", "Variant", "case", "write_in_the_child"]
 
 ZERO = 0
 """The contents of the zero page, and of a page that was cleared."""
@@ -279,6 +279,18 @@ class HmmStage(Stage):
         assert [self.slots[Pgmap(driver.name)].refs for driver in self.drivers] == [0] * len(self.drivers)
         assert [self.slots.get(DriverSlot(driver.name, "in_use"), 0) for driver in self.drivers] == [0] * len(self.drivers)
         self.broken.update(self.judge.end())
+
+
+def write_in_the_child(buffer: Buffer) -> tuple[list[int], Buffer, list[int]]:
+    """A's child has its device write where A's pages are: what it loads before, what the device says, and what it loads after."""
+    hmm, child = buffer.hmm, buffer.of(B)
+    hmm.fork()
+    before = child.load()
+    hmm.open(B)
+    child.cmd(Command.WRITE)
+    after = child.load()
+    hmm.exit(B)
+    return before, child, after
 
 
 # ---- the cases -------------------------------------------------------------------------------------------------------

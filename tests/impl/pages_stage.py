@@ -97,5 +97,15 @@ class PagesStage(Stage):
         self.run(self.kernel.lru_add_drain)
 
 
+def on_coherent_device() -> PagesStage:
+    """Page 0 was written, and lives on a coherent device."""
+    stage = PagesStage(Coherent)
+    stage.touch(0, write=True)
+    stage.settle()
+    assert stage.to_device() == 1
+    assert stage.pte(0).pfn == 100
+    return stage
+
+
 async def take(kernel, mm, start, end, flags, fast):
     return await syscalls_pin.take_user_pages(kernel, mm, start, end, flags, fast=fast)

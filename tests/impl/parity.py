@@ -10,8 +10,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from migrate_vma_conformance.kernel.hmm_tests import Run
 from migrate_vma_impl.generations import COMPOUND_GENERATIONS, GENERATIONS
 from tests.impl.hmm_stage import CASES, Case, Variant
+from tests.kernel import answers
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "hmm-tests.md"
@@ -63,6 +65,8 @@ NOT_PLAYED = {
     "benchmark_thp_migration": "it measures time, of which there is none here; what it does is in the cases before it",
 }
 
+COLUMNS = ("#", "case", "devices", "private", "coherent", "private, large folios", "coherent, large folios")
+
 HEAD = """# The kernel's hmm-tests, played on the model of its test driver
 
 `tools/testing/selftests/mm/hmm-tests.c` of Linux 7.3.4 and `lib/test_hmm.c`, which it drives: each case under the kernel's own
@@ -90,18 +94,24 @@ def _mark(cases: list[Case], variant: Variant, large: bool) -> str:
     return "all" if names == set(every) else ", ".join(name for name in every if name in names)
 
 
-def _row(number: int, name: str) -> str:
+def _row(number: int, name: str, runs: list[Run]) -> str:
     cases = CASES.get(name, [])
     cells = [_mark(cases, variant, large) for large in (False, True) for variant in Variant]
     notes = "; ".join(dict.fromkeys(case.note for case in cases if case.note)) or NOT_PLAYED.get(name, "")
     devices = str(max((case.devices for case in cases), default=0) or "")
-    return f"| {number} | {name} | {devices} | {' | '.join(cells)} | {notes} |\n"
+    answered = [answers.cell(run, name) for run in runs]
+    return _cells(str(number), name, devices, *cells, *answered, notes)
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
 
 
 def document() -> str:
     """The whole file."""
     load()
-    rows = "".join(_row(number, name) for number, name in enumerate(KERNEL, start=1))
+    runs = answers.recorded()
+    rows = "".join(_row(number, name, runs) for number, name in enumerate(KERNEL, start=1))
     played = sum(name in CASES for name in KERNEL)
     left = "".join(f"- `{name}`: {NOT_PLAYED[name]}.\n" for name in KERNEL if name not in CASES)
     return (
@@ -110,10 +120,13 @@ def document() -> str:
         + f"{', '.join(GENERATIONS)} or some, for each kind of device memory;\n"
         + "then the same in a kernel with large folios, where there are besides\n"
         + f"{', '.join(COMPOUND_GENERATIONS)}, which migrate such a folio whole.\n\n"
-        + "| # | case | devices | private | coherent | private, large folios | coherent, large folios | |\n"
-        + "|---|---|---|---|---|---|---|---|\n"
+        + "The last columns are what real kernels answered to the selftest itself, built of their own source (docs/kernel.md):\n"
+        + "nothing, where a kernel does not have the case.\n\n"
+        + _cells(*COLUMNS, *map(answers.heading, runs), "")
+        + _cells(*["---"] * (len(COLUMNS) + len(runs) + 1))
         + rows
         + f"\nNot played:\n\n{left}"
+        + f"\nThe real kernels, in all:\n\n{answers.remarks(runs)}"
     )
 
 

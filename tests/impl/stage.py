@@ -13,7 +13,7 @@ from migrate_vma_impl.kernel import Config, Kernel
 from migrate_vma_impl.machine.containers import FreeList, Shared, shared
 from migrate_vma_impl.machine.traps import ME, Kind, ThisCpu, Trap
 from migrate_vma_impl.mm import syscalls
-from migrate_vma_impl.mm.mm_types import FaultContext, Folio, FolioState, MigrateVma, Mm, PteSlot
+from migrate_vma_impl.mm.mm_types import FaultContext, Folio, FolioState, MigrateVma, Mm, PteSlot, Vma
 from migrate_vma_impl.mm.mmap_lock import find_vma
 from migrate_vma_impl.workqueue import process_one_work
 from migrate_vma_spec.events import Oops
@@ -21,6 +21,8 @@ from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, MIGRATE_PFN_WRITE, 
 
 A, B = Mm(0), Mm(1)
 DEVICE_PAGE = Folio(100)
+VMA = Vma(A, 0, 2, syscalls.READ_WRITE, 0)
+"""What a stage of two pages has mapped."""
 
 
 class Stopped(Exception):

@@ -16,7 +16,7 @@ from migrate_vma_spec.events import (
     TlbFlushed,
 )
 from migrate_vma_spec.vocabulary import Lru, Pte, PteKind, Select
-from tests.impl.pages_stage import PIN, WRITE, Coherent, PagesStage
+from tests.impl.pages_stage import PIN, WRITE, Coherent, PagesStage, on_coherent_device
 from tests.impl.stage import A, B
 
 PRESENT = Pte(PteKind.PRESENT, 100, write=True, young=True, dirty=True, soft_dirty=True)
@@ -24,11 +24,7 @@ PRESENT = Pte(PteKind.PRESENT, 100, write=True, young=True, dirty=True, soft_dir
 
 @pytest.fixture
 def stage():
-    stage = PagesStage(Coherent)
-    stage.touch(0, write=True)
-    stage.settle()
-    assert stage.to_device() == 1
-    return stage
+    return on_coherent_device()
 
 
 def back(stage, select, owner):

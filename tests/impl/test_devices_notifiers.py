@@ -38,6 +38,14 @@ def begin(stage: Stage, name: str = "reader"):
     return stage.start(name, mmu_notifier.mmu_interval_read_begin, stage.kernel, "dev0", A)
 
 
+def reached(stage: Stage, name: str = "migrator"):
+    """An invalidation that the device's callback has heard of, and that has not ended."""
+    migrator = invalidation(stage, name)
+    migrator.step()
+    migrator.step()
+    return migrator
+
+
 def retry(stage: Stage, name: str = "reader", *, close: bool = True) -> bool:
     async def ask() -> bool:
         return await mmu_notifier.mmu_interval_read_retry(stage.kernel, "dev0", A, close=close)
@@ -70,9 +78,7 @@ def test_two_readers_have_a_bit_each(stage):
 
 
 def test_a_read_waits_while_an_invalidation_has_reached_the_device(stage):
-    migrator = invalidation(stage)
-    migrator.step()
-    migrator.step()
+    migrator = reached(stage)
     reader = begin(stage)
     reader.block()
     migrator.finish()
@@ -98,9 +104,7 @@ def test_a_read_does_not_wait_for_an_invalidation_that_the_driver_ignores():
 
 
 def test_the_second_of_two_invalidations_at_once_adds_nothing(stage):
-    first, second = invalidation(stage, "first"), invalidation(stage, "second")
-    first.step()
-    first.step()
+    first, second = reached(stage, "first"), invalidation(stage, "second")
     reader = begin(stage)
     reader.block()
     second.step()
@@ -113,15 +117,11 @@ def test_the_second_of_two_invalidations_at_once_adds_nothing(stage):
 
 
 def test_a_waiting_reader_is_let_go_by_the_next_invalidation_too(stage):
-    migrator = invalidation(stage)
-    migrator.step()
-    migrator.step()
+    migrator = reached(stage)
     reader = begin(stage)
     reader.block()
     migrator.finish()
-    again = invalidation(stage, "again")
-    again.step()
-    again.step()
+    reached(stage, "again")
     reader.finish()
     assert retry(stage)
 

@@ -8,14 +8,13 @@ from migrate_vma_impl.drivers.test_hmm import make_test_hmm
 from migrate_vma_impl.generations import COMPOUND_GENERATIONS
 from migrate_vma_impl.kernel import Config, Kernel
 from migrate_vma_impl.machine.containers import DriverSlot
-from migrate_vma_impl.machine.space import Space
-from migrate_vma_impl.machine.system import Preemption, System, Task
+from migrate_vma_impl.machine.system import System, Task
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.mm_types import Pgmap
 from migrate_vma_impl.workqueue import kworker
-from migrate_vma_spec.events import Oops
+from tests.impl.searching import Ends, ends_of
 from tests.impl.stage import A
-from tests.impl.test_devices_races import TASKS, Ends
+from tests.impl.test_devices_races import TASKS
 
 EVICTED_WITHOUT_MEMORY = "dmirror_device_evict_chunk locks a folio that it did not get"
 WIDE = {"to_system": lambda kernel, driver: (driver.to_system, (A, 0, 2))}
@@ -37,24 +36,6 @@ def search(generation: str, *names: str) -> Ends:
     workers = [Task(f"kworker/{cpu}", cpu, kworker, (kernel, cpu), daemon=True) for cpu in range(2)]
     tasks = [Task(f"{name}{cpu}", cpu, *{**TASKS, **WIDE}[name](kernel, driver)) for cpu, name in enumerate(names)]
     return ends_of(System(kernel.slots(), Task("init", 0, prologue), (*workers, *tasks), 2))
-
-
-def ends_of(made: System) -> Ends:
-    space = Space(made, Preemption.FULL)
-    ends, seen, todo = Ends(), {space.first}, [space.first]
-    while todo:
-        state = todo.pop()
-        moves = space.successors(state)
-        for transition, after in moves:
-            ends.oopses.update(step.event.what for step in transition.steps if isinstance(step.event, Oops))
-            if after not in seen:
-                seen.add(after)
-                todo.append(after)
-        if not moves and space.finished(state):
-            ends.finals.append({key: space.value(state, key) for key in made.slots})
-        elif not moves and not space.stopped(state):
-            ends.stuck += 1
-    return ends
 
 
 @pytest.mark.slow

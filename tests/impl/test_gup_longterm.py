@@ -7,7 +7,7 @@ from migrate_vma_impl.mm.folio import folio_get
 from migrate_vma_impl.mm.mm_types import Folio
 from migrate_vma_spec.events import CallbackEntered, FolioFreed, FolioLocked, OperationEnded, PageCopied, PagesReturned
 from migrate_vma_spec.vocabulary import PteKind
-from tests.impl.pages_stage import LONGTERM, PIN, WRITE, Coherent, PagesStage
+from tests.impl.pages_stage import LONGTERM, PIN, WRITE, on_coherent_device
 from tests.impl.stage import A
 
 LONG = PIN | LONGTERM | WRITE
@@ -15,12 +15,7 @@ LONG = PIN | LONGTERM | WRITE
 
 @pytest.fixture
 def stage():
-    stage = PagesStage(Coherent)
-    stage.touch(0, write=True)
-    stage.settle()
-    assert stage.to_device() == 1
-    assert stage.pte(0).pfn == 100
-    return stage
+    return on_coherent_device()
 
 
 def result(stage):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_spec.vocabulary import Errno, VmFlags
-from tests.impl.hmm_stage import ROUNDS, UNDER_THE_OTHER, ZERO, A, B, Command, HmmStage, case
+from tests.impl.hmm_stage import ROUNDS, UNDER_THE_OTHER, ZERO, A, Command, HmmStage, case, write_in_the_child
 
 READ_ONLY, NO_ACCESS, READ_WRITE = VmFlags.READ, VmFlags.NONE, VmFlags.READ | VmFlags.WRITE
 
@@ -53,32 +53,24 @@ def test_anon_write_prot(hmm: HmmStage):
     assert buffer.load() == buffer.mirror
 
 
-def write_in_the_child(hmm: HmmStage, *, migrate: bool) -> None:
-    """A's child has its device write where A's pages are."""
-    buffer = hmm.mmap()
-    stored = buffer.store()
-    if migrate:
-        assert buffer.cmd(Command.MIGRATE_TO_DEV) == 0
-        assert buffer.cpages == 4
-    hmm.fork()
-    child = buffer.of(B)
-    assert child.load() == stored
-    hmm.open(B)
-    assert child.cmd(Command.WRITE) == 0
-    assert (child.cpages, child.faults) == (4, 1)
-    assert child.load() == child.mirror
-    hmm.exit(B)
-    assert buffer.load() == stored
-
-
 @case("anon_write_child")
 def test_anon_write_child(hmm: HmmStage):
-    write_in_the_child(hmm, migrate=False)
+    buffer = hmm.mmap()
+    stored = buffer.store()
+    before, child, after = write_in_the_child(buffer)
+    assert (before, child.cpages, child.faults, after) == (stored, 4, 1, child.mirror)
+    assert buffer.load() == stored
 
 
 @case("anon_write_child", shared_by_fork=True, note=UNDER_THE_OTHER)
 def test_anon_write_child_of_migrated(hmm: HmmStage):
-    write_in_the_child(hmm, migrate=True)
+    buffer = hmm.mmap()
+    stored = buffer.store()
+    assert buffer.cmd(Command.MIGRATE_TO_DEV) == 0
+    assert buffer.cpages == 4
+    before, child, after = write_in_the_child(buffer)
+    assert (before, child.cpages, child.faults, after) == (stored, 4, 1, child.mirror)
+    assert buffer.load() == stored
 
 
 @case("anon_read_multiple")

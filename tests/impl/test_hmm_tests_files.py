@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migrate_vma_impl.mm import syscalls_files
 from migrate_vma_spec.vocabulary import Errno, VmFlags
-from tests.impl.hmm_stage import A, B, Buffer, Command, HmmStage, case
+from tests.impl.hmm_stage import A, Buffer, Command, HmmStage, case, write_in_the_child
 
 READ_ONLY, READ_WRITE = VmFlags.READ, VmFlags.READ | VmFlags.WRITE
 
@@ -72,12 +72,6 @@ def test_migrate_shared(hmm: HmmStage):
 def test_anon_write_child_shared(hmm: HmmStage):
     buffer = mmap_shared(hmm)
     stored = buffer.store()
-    hmm.fork()
-    child = buffer.of(B)
-    assert child.load() == stored
-    hmm.open(B)
-    assert child.cmd(Command.WRITE) == 0
-    assert (child.cpages, child.faults) == (4, 1)
-    assert child.load() == child.mirror
-    hmm.exit(B)
+    before, child, after = write_in_the_child(buffer)
+    assert (before, child.cpages, child.faults, after) == (stored, 4, 1, child.mirror)
     assert buffer.load() == child.mirror

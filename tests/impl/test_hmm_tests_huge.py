@@ -10,7 +10,19 @@ from migrate_vma_impl.drivers.test_hmm_compound import FAIL_ALLOC
 from migrate_vma_impl.mm import syscalls, syscalls_pin
 from migrate_vma_impl.mm.task_mmu import Pagemap
 from migrate_vma_spec.vocabulary import Errno, VmFlags
-from tests.impl.hmm_stage import HUGE, UNDER_THE_OTHER, ZERO, A, B, Buffer, Command, HmmStage, Prot, Variant, case
+from tests.impl.hmm_stage import (
+    HUGE,
+    UNDER_THE_OTHER,
+    ZERO,
+    A,
+    Buffer,
+    Command,
+    HmmStage,
+    Prot,
+    Variant,
+    case,
+    write_in_the_child,
+)
 
 READ_ONLY = VmFlags.READ
 PAGEMAP = "MADV_HUGEPAGE before the first store, for MADV_COLLAPSE after it; pagemap is read of pages mapped singly only"
@@ -27,10 +39,10 @@ def huge(hmm: HmmStage, prot: VmFlags = syscalls.READ_WRITE, *, thp: bool = True
     return buffer
 
 
-def to_device(buffer: Buffer, stored: list[int]) -> None:
-    """All of it migrates, and the device reads there what the CPU stored."""
-    assert buffer.cmd(Command.MIGRATE_TO_DEV) == 0
-    assert (buffer.cpages, buffer.mirror) == (buffer.npages, stored)
+def to_device(buffer: Buffer) -> tuple[int, int, list[int]]:
+    """What the driver answers when all of it is to migrate, how many pages did, and what the device reads there."""
+    answer = buffer.cmd(Command.MIGRATE_TO_DEV)
+    return answer, buffer.cpages, buffer.mirror
 
 
 @case("anon_write_huge", pmd_order=2)
@@ -69,21 +81,22 @@ def test_compound(hmm: HmmStage):
 
 @case("migrate_anon_huge_empty", pmd_order=2)
 def test_migrate_anon_huge_empty(hmm: HmmStage):
-    to_device(huge(hmm, READ_ONLY), [ZERO] * HUGE)
+    assert to_device(huge(hmm, READ_ONLY)) == (0, HUGE, [ZERO] * HUGE)
 
 
 @case("migrate_anon_huge_zero", pmd_order=2)
 def test_migrate_anon_huge_zero(hmm: HmmStage):
     buffer = huge(hmm, READ_ONLY)
     assert buffer.at(0).load() == [ZERO]
-    to_device(buffer, [ZERO] * HUGE)
+    assert to_device(buffer) == (0, HUGE, [ZERO] * HUGE)
     assert buffer.load() == [ZERO] * HUGE
 
 
 @case("migrate_anon_huge_free", pmd_order=2)
 def test_migrate_anon_huge_free(hmm: HmmStage):
     buffer = huge(hmm)
-    to_device(buffer, buffer.store())
+    stored = buffer.store()
+    assert to_device(buffer) == (0, HUGE, stored)
     buffer.madvise_free()
 
 
@@ -91,7 +104,7 @@ def test_migrate_anon_huge_free(hmm: HmmStage):
 def test_migrate_anon_huge_fault(hmm: HmmStage):
     buffer = huge(hmm)
     stored = buffer.store()
-    to_device(buffer, stored)
+    assert to_device(buffer) == (0, HUGE, stored)
     if hmm.subject.variant is Variant.PRIVATE:
         size = Prot.PMD if hmm.compound else Prot.NONE
         assert buffer.cmd(Command.SNAPSHOT) == 0
@@ -106,7 +119,7 @@ def test_migrate_anon_huge_fault(hmm: HmmStage):
 def test_migrate_partial_unmap_fault(hmm: HmmStage, thp: bool, offset: int):
     buffer = huge(hmm, thp=thp)
     stored = buffer.store()
-    to_device(buffer, stored)
+    assert to_device(buffer) == (0, HUGE, stored)
     buffer.at(offset, HUGE // 2).munmap()
     left = [page for page in range(HUGE) if not offset <= page < offset + HUGE // 2]
     assert [buffer.at(page).load() for page in left] == [[stored[page]] for page in left]
@@ -123,7 +136,7 @@ def test_migrate_remap_fault(hmm: HmmStage, before: bool, thp: bool, offset: int
     if before and thp and offset and not hmm.compound:
         assert buffer.cmd(Command.MIGRATE_TO_DEV) == -Errno.ENOENT
     else:
-        to_device(buffer, stored)
+        assert to_device(buffer) == (0, HUGE, stored)
     if not before:
         buffer = buffer.mremap(HUGE + offset)
     assert buffer.load() == stored
@@ -134,15 +147,9 @@ def test_anon_write_child_of_large_folios(hmm: HmmStage, thp: bool, migrate: boo
     buffer = huge(hmm, thp=thp)
     stored = buffer.store()
     if migrate:
-        to_device(buffer, stored)
-    hmm.fork()
-    child = buffer.of(B)
-    assert child.load() == stored
-    hmm.open(B)
-    assert child.cmd(Command.WRITE) == 0
-    assert (child.cpages, child.faults) == (HUGE, 1)
-    assert child.load() == child.mirror
-    hmm.exit(B)
+        assert to_device(buffer) == (0, HUGE, stored)
+    before, child, after = write_in_the_child(buffer)
+    assert (before, child.cpages, child.faults, after) == (stored, HUGE, 1, child.mirror)
     assert buffer.load() == stored
 
 
@@ -154,7 +161,7 @@ def test_migrate_anon_huge_err(hmm: HmmStage):
     buffer = huge(hmm)
     stored = buffer.store()
     hmm.fail(FAIL_ALLOC)
-    to_device(buffer, stored)
+    assert to_device(buffer) == (0, HUGE, stored)
     assert buffer.at(HUGE // 2).load() == [stored[HUGE // 2]]
 
 
@@ -162,7 +169,7 @@ def test_migrate_anon_huge_err(hmm: HmmStage):
 def test_migrate_anon_huge_err_on_the_way_back(hmm: HmmStage):
     buffer = huge(hmm)
     stored = buffer.store()
-    to_device(buffer, stored)
+    assert to_device(buffer) == (0, HUGE, stored)
     hmm.fail("a large folio in migrate_to_system")
     assert buffer.cmd(Command.MIGRATE_TO_SYS) == 0
     assert buffer.cpages == HUGE
@@ -175,6 +182,6 @@ def test_migrate_anon_huge_zero_err(hmm: HmmStage, touched: bool):
     if touched:
         assert buffer.at(0).load() == [ZERO]
     hmm.fail(FAIL_ALLOC)
-    to_device(buffer, [ZERO] * HUGE)
+    assert to_device(buffer) == (0, HUGE, [ZERO] * HUGE)
     assert buffer.at(HUGE // 2).load() == [ZERO]
     assert buffer.load() == [ZERO] * HUGE

@@ -34,11 +34,13 @@ def near(actor):
     return Actor(actor.work, NEAR)
 
 
-def ends(make, first, second, broken=None):
-    """Every race of the two ends, breaks no clause, and leaves nothing behind but a frame that is `broken`."""
-    for number, stage in enumerate(races(make, near(first), second)):
-        assert stage.broken == [], f"preempted after {number} steps"
-        assert [each for each in left_over(stage) if each != Folio(broken)] == [], f"preempted after {number} steps"
+def wrong(make, first, second, broken=None):
+    """The clauses that a race of the two breaks, and what it leaves behind but for a frame that is `broken`; after which step."""
+    return [
+        (number, each)
+        for number, stage in enumerate(races(make, near(first), second))
+        for each in (*stage.broken, *(left for left in left_over(stage) if left != Folio(broken)))
+    ]
 
 
 def left_over(stage):
@@ -86,7 +88,7 @@ def swapped_out():
 
 @pytest.mark.parametrize("other", [TOUCH, READ_IT, FORK], ids=["store", "load", "fork"])
 def test_advice_on_a_page_that_is_swapped_out(other):
-    ends(swapped_out, call(syscalls.madvise_free, A, 0, 1), other)
+    assert wrong(swapped_out, call(syscalls.madvise_free, A, 0, 1), other) == []
 
 
 @pytest.mark.parametrize("other", [ZAP, TOUCH, FORK], ids=["zap", "store", "fork"])
@@ -97,7 +99,7 @@ def test_a_page_of_the_swap_cache_that_may_be_dropped(other):
         settle(stage)
         return stage
 
-    ends(make, call(syscalls.madvise_free, A, 0, 1), other)
+    assert wrong(make, call(syscalls.madvise_free, A, 0, 1), other) == []
 
 
 def test_two_monitors_of_a_copy_in_memory_that_is_shared_between_processes():
@@ -106,7 +108,7 @@ def test_two_monitors_of_a_copy_in_memory_that_is_shared_between_processes():
         stage.run(syscalls.fork, stage.kernel, A, B)
         return stage
 
-    ends(make, FILLS["copy"], call(syscalls.madvise_dontneed, B, 1, 2))
+    assert wrong(make, FILLS["copy"], call(syscalls.madvise_dontneed, B, 1, 2)) == []
 
 
 def watched(mode):
@@ -122,17 +124,17 @@ def watched(mode):
 
 @pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
 def test_taking_a_page_for_the_device(other):
-    ends(small(Taker), device("exclusive", A, 0, 1), other)
+    assert wrong(small(Taker), device("exclusive", A, 0, 1), other) == []
 
 
 def test_two_devices_calls_take_one_page():
-    ends(small(Taker), device("exclusive", A, 0, 1), device("exclusive", A, 0, 1))
+    assert wrong(small(Taker), device("exclusive", A, 0, 1), device("exclusive", A, 0, 1)) == []
 
 
 @pytest.mark.parametrize("flags", [READ | PIN, WRITE | PIN, WRITE], ids=["pin", "pin to write", "write"])
 @pytest.mark.parametrize("other", [ZAP, FORK], ids=["zap", "fork"])
 def test_taking_a_page_without_locks(flags, other):
-    ends(small(gup_fast=True), Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, flags), NEAR), other)
+    assert wrong(small(gup_fast=True), Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, flags), NEAR), other) == []
 
 
 async def gup_test(kernel, mm, start, end, flags):
@@ -141,13 +143,13 @@ async def gup_test(kernel, mm, start, end, flags):
 
 @pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
 def test_a_page_is_found_broken(other):
-    ends(small(), call(syscalls.poison, 1), other, broken=1)
+    assert wrong(small(), call(syscalls.poison, 1), other, broken=1) == []
 
 
 @pytest.mark.parametrize("name", ["madvise_free", "madvise_cold"])
 @pytest.mark.parametrize("other", [ZAP, FORK, TOUCH, SPECULATE], ids=["zap", "fork", "store", "reference"])
 def test_advice_on_a_page(name, other):
-    ends(small(), call(getattr(syscalls, name), A, 0, 1), other)
+    assert wrong(small(), call(getattr(syscalls, name), A, 0, 1), other) == []
 
 
 FILLS = {
@@ -159,11 +161,11 @@ FILLS = {
 @pytest.mark.parametrize("second", FILLS)
 @pytest.mark.parametrize("first", FILLS)
 def test_two_monitors_fill_one_page(first, second):
-    ends(watched(VmFlags.UFFD_MISSING), FILLS[first], FILLS[second])
+    assert wrong(watched(VmFlags.UFFD_MISSING), FILLS[first], FILLS[second]) == []
 
 
 def test_the_source_of_a_copy_goes_while_it_is_copied():
-    ends(watched(VmFlags.UFFD_MISSING), FILLS["copy"], call(syscalls.madvise_dontneed, A, 1, 2))
+    assert wrong(watched(VmFlags.UFFD_MISSING), FILLS["copy"], call(syscalls.madvise_dontneed, A, 1, 2)) == []
 
 
 def test_the_registration_goes_while_a_copy_takes_the_faults_of_its_source():
@@ -172,7 +174,7 @@ def test_the_registration_goes_while_a_copy_takes_the_faults_of_its_source():
         stage.run(syscalls.madvise_dontneed, stage.kernel, A, 1, 2)
         return stage
 
-    ends(make, FILLS["copy"], call(syscalls.uffd_unregister, A, 0, 1))
+    assert wrong(make, FILLS["copy"], call(syscalls.uffd_unregister, A, 0, 1)) == []
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ def shared(named):
 @pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
 @pytest.mark.parametrize("other", [TOUCH, READ_IT, ZAP, FORK], ids=["store", "load", "zap", "fork"])
 def test_the_first_store_to_a_shared_page(named, other):
-    ends(shared(named), TOUCH, other)
+    assert wrong(shared(named), TOUCH, other) == []
 
 
 @pytest.mark.parametrize("other", ["punch_hole", "drop_page", "write_back"])
@@ -207,7 +209,7 @@ def test_a_store_to_a_page_that_its_file_loses(other, read):
             settle(stage)
         return stage
 
-    ends(make, TOUCH, call(getattr(syscalls_files, other), 0, 0))
+    assert wrong(make, TOUCH, call(getattr(syscalls_files, other), 0, 0)) == []
 
 
 # ---- large folios ----------------------------------------------------------------------------------------------------
@@ -254,14 +256,14 @@ WALKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("walk", WALKS)
 def test_a_walk_over_a_large_folio_that_leaves_the_device(walk):
-    ends(large(where="device"), WALKS[walk], EVICT)
+    assert wrong(large(where="device"), WALKS[walk], EVICT) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("walk", ["madvise_free", "madvise_dontneed", "pageout", "store"])
 @pytest.mark.parametrize("other", ["madvise_dontneed", "madvise_free"])
 def test_a_walk_over_a_large_folio_that_is_zapped(walk, other):
-    ends(large(), WALKS[walk], WALKS[other])
+    assert wrong(large(), WALKS[walk], WALKS[other]) == []
 
 
 @pytest.mark.slow
@@ -269,13 +271,13 @@ def test_a_walk_over_a_large_folio_that_is_zapped(walk, other):
 @pytest.mark.parametrize("other", ["madvise_dontneed", "fork"])
 def test_taking_pages_of_a_large_folio_without_locks(flags, other):
     act = Actor(lambda stage: (gup_test, stage.kernel, A, 1, 3, flags), NEAR)
-    ends(large(gup_fast=True), act, WALKS[other])
+    assert wrong(large(gup_fast=True), act, WALKS[other]) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("other", ["madvise_dontneed", "store", "fork"])
 def test_a_large_folio_on_its_way_to_the_device(other):
-    ends(large(), device("to_device", A, 0, NR), WALKS[other])
+    assert wrong(large(), device("to_device", A, 0, NR), WALKS[other]) == []
 
 
 def hugetlb(*, forked):
@@ -294,10 +296,10 @@ def hugetlb(*, forked):
 @pytest.mark.parametrize("forked", [True, False], ids=["a copy", "the first"])
 @pytest.mark.parametrize("other", ["store", "madvise_dontneed"])
 def test_a_store_to_a_hugetlb_page(forked, other):
-    ends(hugetlb(forked=forked), TOUCH, WALKS[other])
+    assert wrong(hugetlb(forked=forked), TOUCH, WALKS[other]) == []
 
 
 @pytest.mark.slow
 def test_pins_that_wait_for_a_copy_of_a_hugetlb_page():
     act = Actor(lambda stage: (gup_test, stage.kernel, A, 0, 1, READ | PIN | Foll.LONGTERM), NEAR)
-    ends(hugetlb(forked=True), act, TOUCH)
+    assert wrong(hugetlb(forked=True), act, TOUCH) == []

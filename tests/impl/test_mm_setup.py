@@ -6,7 +6,7 @@ from attrs import evolve
 from migrate_vma_impl.generations import ENTRY_FIRST, GENERATIONS, REFERENCED, TRYLOCKED, UNREFERENCED, WAITING
 from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.folio import folio_lock, folio_try_get
-from migrate_vma_impl.mm.mm_types import Folio, MigrateVma, Mm, Vma
+from migrate_vma_impl.mm.mm_types import Folio, MigrateVma, Mm
 from migrate_vma_spec.events import (
     FolioGot,
     FolioLocked,
@@ -27,10 +27,9 @@ from migrate_vma_spec.vocabulary import (
     VmFlags,
     migrate_pfn,
 )
-from tests.impl.stage import DEVICE_PAGE, A, B, Stage, Stopped
+from tests.impl.stage import DEVICE_PAGE, VMA, A, B, Stage, Stopped
 
 EINVAL = -22
-VMA = Vma(A, 0, 2, VmFlags.READ | VmFlags.WRITE, 0)
 
 
 @pytest.fixture

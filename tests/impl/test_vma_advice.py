@@ -24,13 +24,7 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Pte, PteKind, VmFault, VmFlags
 from tests.impl.stage import READ_ONLY, A, B, Stage
-from tests.impl.vma_stage import RW, VmaStage
-
-
-def judged(**config):
-    stage = VmaStage(**{"pages": 3, **config})
-    yield stage
-    assert not stage.broken, stage.broken
+from tests.impl.vma_stage import RW, VmaStage, judged
 
 
 @pytest.fixture

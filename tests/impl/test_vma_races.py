@@ -8,11 +8,9 @@ from migrate_vma_impl.mm import syscalls
 from migrate_vma_impl.mm.mm_types import Folio, PteSlot
 from migrate_vma_impl.mm.pgtable import flush_tlb_range
 from migrate_vma_spec.events import CpuAccessed, LockDropped, PteChanged
-from migrate_vma_spec.vocabulary import Lru, PteKind, VmFlags
+from migrate_vma_spec.vocabulary import Lru, PteKind
 from tests.impl.stage import READ_ONLY, A, B
-from tests.impl.vma_stage import VmaStage, ends, load, oopses, op, search
-
-MISSING = VmFlags.UFFD_MISSING
+from tests.impl.vma_stage import MISSING, VmaStage, ends, load, oopses, op, search
 
 
 async def on_device(kernel, driver):
@@ -48,12 +46,15 @@ PROTECTING = {"C65"}
 """The VMA has lost its permission, its entry has yet to: a migration may restore it writable, until mprotect comes by."""
 
 
-def sound(graph, *, known=()):
-    assert graph.complete, graph.cut
-    assert not oopses(graph)
-    assert set(graph.breaks) <= set(known), {clause: each.broken.sentence for clause, each in graph.breaks.items()}
-    assert not graph.deadlocks
-    assert not graph.errors
+def wrong(graph, *, known=()):
+    """What may come of no race, in words; clauses that it is known to break are left out."""
+    return [
+        *([] if graph.complete else [f"not all states were visited: {graph.cut}"]),
+        *sorted(oopses(graph)),
+        *(f"{clause}: {each.broken.sentence}" for clause, each in graph.breaks.items() if clause not in known),
+        *(f"state {number} is a deadlock" for number in graph.deadlocks),
+        *map(str, graph.errors),
+    ]
 
 
 CHANGES = {
@@ -69,7 +70,7 @@ CHANGES = {
 @pytest.mark.parametrize("vma_locks", [False, True])
 def test_a_fault_on_a_device_page_against_a_change(change, vma_locks):
     graph = search(on_device, op("touch", 0, True), CHANGES[change], vma_locks=vma_locks)
-    sound(graph, known=GONE if change == "execve" else ())
+    assert wrong(graph, known=GONE if change == "execve" else ()) == []
     assert not any(page.locked or page.queue for page in ends(graph, Folio(100)))
     assert change != "execve" or {page.refcount for page in ends(graph, Folio(100))} == {0}
 
@@ -77,7 +78,7 @@ def test_a_fault_on_a_device_page_against_a_change(change, vma_locks):
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_eviction_against_a_change(change):
     graph = search(on_device, load("evict"), CHANGES[change])
-    sound(graph, known={"execve": ZAPPING, "mprotect": PROTECTING}.get(change, ()))
+    assert wrong(graph, known={"execve": ZAPPING, "mprotect": PROTECTING}.get(change, ())) == []
     assert change != "mprotect" or not any(pte.write for pte in ends(graph, PteSlot(0, 0)))
     assert not any(each.locked for each in ends(graph, Folio(1)) | ends(graph, Folio(100)))
     assert {pte.kind for pte in ends(graph, PteSlot(0, 0))} <= {PteKind.PRESENT, PteKind.NONE, PteKind.DEVICE_PRIVATE}
@@ -85,19 +86,19 @@ def test_an_eviction_against_a_change(change):
 
 @pytest.mark.parametrize("change", ["mprotect", "clear_refs"])
 def test_an_access_through_the_tlb_against_a_change(change):
-    sound(search(in_memory, op("touch", 0, True), CHANGES[change]))
+    assert wrong(search(in_memory, op("touch", 0, True), CHANGES[change])) == []
 
 
 def test_an_eviction_against_unmapping_leaves_nothing_in_use():
     graph = search(on_device, load("evict"), op("munmap", 0, 1))
-    sound(graph, known=ZAPPING)
+    assert wrong(graph, known=ZAPPING) == []
     pages = ends(graph, Folio(1)) | ends(graph, Folio(100))
     assert {page.refcount - (page.lru is Lru.BATCHED) for page in pages} == {0}
 
 
 def test_a_walk_of_the_reverse_map_misses_no_entry_that_moves():
     graph = search(on_device, load("evict"), op("mremap", 0, 1, 2))
-    sound(graph)
+    assert wrong(graph) == []
     assert {pte.kind for pte in ends(graph, PteSlot(0, 2))} == {PteKind.PRESENT}
 
 
@@ -134,7 +135,7 @@ def test_a_callback_under_the_lock_of_a_vma_is_noticed():
 @pytest.mark.parametrize("vma_locks", [False, True])
 def test_a_userfault_is_answered_whenever_the_monitor_comes(vma_locks):
     graph = search(watched, op("touch", 1, True), op("uffd_zeropage", 1), vma_locks=vma_locks, system_frames=3)
-    sound(graph)
+    assert wrong(graph) == []
     assert {pte.kind for pte in ends(graph, PteSlot(0, 1))} == {PteKind.PRESENT}
 
 
@@ -151,10 +152,10 @@ def test_a_monitor_that_wakes_nobody_leaves_the_waiter_asleep(monkeypatch):
 
 def test_two_answers_to_one_userfault_map_one_page():
     graph = search(watched, op("uffd_copy", 1, 0), op("uffd_copy", 1, 0), system_frames=3)
-    sound(graph)
+    assert wrong(graph) == []
     assert {pte.kind for pte in ends(graph, PteSlot(0, 1))} == {PteKind.PRESENT}
 
 
 @pytest.mark.slow
 def test_a_monitor_against_a_migration_of_its_source():
-    sound(search(watched, op("uffd_copy", 1, 0), load("to_device", A, 0, 1), system_frames=3))
+    assert wrong(search(watched, op("uffd_copy", 1, 0), load("to_device", A, 0, 1), system_frames=3)) == []

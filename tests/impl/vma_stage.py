@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from migrate_vma_conformance.catalogue import clauses_by_id
@@ -20,6 +21,7 @@ from migrate_vma_spec.vocabulary import VmFlags
 from tests.impl.stage import A, Stage
 
 RW = VmFlags.READ | VmFlags.WRITE
+MISSING, WP = VmFlags.UFFD_MISSING, VmFlags.UFFD_WP
 
 
 class VmaStage(Stage):
@@ -47,6 +49,13 @@ class VmaStage(Stage):
     def free_frames(self) -> int:
         """System frames without a reference."""
         return sum(self.folio(pfn).refcount == 0 for pfn in self.kernel.system_pfns)
+
+
+def judged(**config: Any) -> Iterator[VmaStage]:
+    """The body of a fixture: a stage with three pages, which has broken no clause when the test ends."""
+    stage = VmaStage(**{"pages": 3, **config})
+    yield stage
+    assert not stage.broken, stage.broken
 
 
 def op(name: str, *values: Any, mm: Any = A) -> Any:

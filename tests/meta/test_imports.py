@@ -33,6 +33,7 @@ def test_the_simulated_kernel_takes_words_from_the_contract_and_nothing_else():
     }
     assert {name for name in taken if not name.startswith("migrate_vma_impl")} == {
         "migrate_vma_spec.events",
+        "migrate_vma_spec.records",
         "migrate_vma_spec.vocabulary",
     }
 

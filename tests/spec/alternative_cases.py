@@ -20,26 +20,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import VmFault, migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    FAULT_REFILL,
-    NO_CAPABILITY,
-    PTL,
-    PTL_OFF,
-    REFILL,
-    TAKEN,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    migrating,
-    migration,
-    private,
-    put,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, put, the, up_to, without
+from tests.spec.fault_traces import FAULT_REFILL, TAKEN
+from tests.spec.parts import NO_CAPABILITY, PTL, PTL_OFF, REFILL, by, migrating, migration, private
+from tests.spec.traces import TO_DEVICE
 
 REFILLED = EntryRefilled(0, 0, migrating(10))
 SET_UP = the(FAULT_REFILL, SetupReturned)[0]

@@ -26,36 +26,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, Pte, PteKind, Select, VmFault, VmFlags, migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    ABORTED,
-    BOOT,
-    DEVICE_START,
-    ENTRY,
-    EVICT,
-    FAULT,
-    HOLE,
-    HOLE_FILLED,
-    HOLE_LOST,
-    INSERTED,
-    MAPPED,
-    MMAP,
-    MMAP_OFF,
-    PINNED,
-    PTL,
-    PTL_OFF,
-    RW,
-    SETUP,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    migrating,
-    put,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, put, the, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT
+from tests.spec.parts import BOOT, HOLE, MMAP, MMAP_OFF, PTL, PTL_OFF, RW, by, migrating
+from tests.spec.traces import ABORTED, ENTRY, HOLE_FILLED, HOLE_LOST, INSERTED, MAPPED, PINNED, SETUP, TO_DEVICE
 
 FINALIZE = the(TO_DEVICE, FinalizeCalled)[0]
 CALLBACK_RETURNED = CallbackReturned(10, 0, 2, VmFault.NONE)

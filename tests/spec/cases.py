@@ -6,7 +6,7 @@ from attrs import field, frozen
 
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.vocabulary import Capability
-from tests.spec.traces import TRYLOCKED
+from tests.spec.parts import TRYLOCKED
 
 
 @frozen

@@ -22,24 +22,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    ABORTED,
-    DEVICE_START,
-    EVICT,
-    FAULT,
-    HOLE_FILLED,
-    RESTORED,
-    TO_DEVICE,
-    TRYLOCKED_P,
-    after,
-    before,
-    by,
-    change,
-    cpu_fault,
-    put,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, put, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT, TRYLOCKED_P, cpu_fault
+from tests.spec.parts import by
+from tests.spec.traces import ABORTED, HOLE_FILLED, RESTORED, TO_DEVICE
 
 DEVICE_STORE = DeviceAccessed("gpu", 0, 2, 10, write=True)
 STORED_BY_DEVICE = DEVICE_START + by("gpu0", DEVICE_STORE) + cpu_fault(TRYLOCKED_P)

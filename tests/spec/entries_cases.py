@@ -24,34 +24,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_VALID, PTE_NONE, VmFlags, migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    BOOT,
-    ENTRY,
-    EVICT,
-    HOLE,
-    HOLE_FILLED,
-    INSTALLED,
-    LRU_ISOLATED,
-    MAPPED,
-    MOVED,
-    PINNED,
-    RW,
-    TAKEN,
-    TO_DEVICE,
-    before,
-    by,
-    change,
-    collected,
-    migrating,
-    migration,
-    present,
-    private,
-    put,
-    system_page,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import before, change, put, the, up_to, without
+from tests.spec.fault_traces import EVICT, TAKEN
+from tests.spec.parts import BOOT, HOLE, RW, by, migrating, migration, present, private, system_page
+from tests.spec.traces import ENTRY, HOLE_FILLED, INSTALLED, LRU_ISOLATED, MAPPED, MOVED, PINNED, TO_DEVICE, collected
 
 RETURNED = the(TO_DEVICE, SetupReturned)[0]
 SET_UP = up_to(TO_DEVICE, RETURNED)

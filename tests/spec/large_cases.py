@@ -16,6 +16,7 @@ from migrate_vma_spec.events import (
     FolioMoved,
     FolioPut,
     FolioUnlocked,
+    FrameAdded,
     InvalidateBegan,
     InvalidateEnded,
     PageCleared,
@@ -28,12 +29,14 @@ from migrate_vma_spec.events import (
     SplitCallback,
     TlbFlushed,
 )
-from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Select, migrate_pfn
+from migrate_vma_spec.vocabulary import PTE_NONE, Memory, NotifyReason, Select, migrate_pfn
 from tests.spec.cases import case, wrong
+from tests.spec.edits import after, before, change, later, put, the, up_to, without
+from tests.spec.large_fault_traces import BIG_FAULT, BIG_TAKEN, HANDED, SPLIT_IN_SETUP, TAIL, TOLD
+from tests.spec.large_parts import LARGE, LARGE_BOOT, MIGRATE_RANGE, PAGES, alone, compound
 from tests.spec.large_traces import (
     BIG_CLEARED,
     BIG_ENTRY,
-    BIG_FAULT,
     BIG_FLUSHED,
     BIG_HOLE_FILLED,
     BIG_INSERTED,
@@ -44,39 +47,12 @@ from tests.spec.large_traces import (
     BIG_RETURNED,
     BIG_SETUP,
     BIG_SPLIT,
-    BIG_TAKEN,
     BIG_TO_DEVICE,
-    HANDED,
-    LARGE,
-    LARGE_BOOT,
-    MIGRATE_RANGE,
-    PAGES,
     PARTS,
     SPLIT_IN_PAGES,
-    SPLIT_IN_SETUP,
-    TAIL,
-    TOLD,
-    alone,
-    compound,
 )
-from tests.spec.traces import (
-    HOLE,
-    PTL_OFF,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    later,
-    migrating,
-    migration,
-    present,
-    private,
-    put,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.parts import HOLE, PTL_OFF, by, migrating, migration, present, private
+from tests.spec.traces import TO_DEVICE
 
 BIG_PAGES = the(BIG_TO_DEVICE, PagesCalled)[0]
 COLLECTED = up_to(BIG_TO_DEVICE, BIG_RETURNED)
@@ -206,7 +182,9 @@ CASES = [
         capabilities=LARGE,
         a_page_is_in_use=before(up_to(BIG_TO_DEVICE, BIG_ALLOCATED), BIG_ALLOCATED, FolioAllocated(62, 1, locked=False)),
         a_part_of_another=wrong(up_to(after(BIG_TO_DEVICE, BIG_ALLOCATED, IN_THE_MIDDLE), IN_THE_MIDDLE), "C43"),
-        of_two_devices=LARGE_BOOT + by("mig0", FolioAllocated(12, 1, locked=True, order=2)),
+        of_two_devices=LARGE_BOOT
+        + by("boot", FrameAdded(14, Memory.DEVICE_PRIVATE, "npu"))
+        + by("mig0", FolioAllocated(12, 1, locked=True, order=2)),
     ),
     case(
         "C55",

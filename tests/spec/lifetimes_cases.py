@@ -35,31 +35,12 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import NotifyReason, Pte, PteKind
 from tests.spec.cases import case, wrong
-from tests.spec.large_traces import BIG_FAULT, LARGE
-from tests.spec.traces import (
-    BOOT,
-    DEVICE_START,
-    ENTRY,
-    EVICT,
-    FAULT,
-    FREED,
-    HOLE,
-    MMAP,
-    MMAP_OFF,
-    MOVED,
-    PTL,
-    PTL_OFF,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    present,
-    put,
-    system_page,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, put, the, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT, FREED
+from tests.spec.large_fault_traces import BIG_FAULT
+from tests.spec.large_parts import LARGE
+from tests.spec.parts import BOOT, HOLE, MMAP, MMAP_OFF, PTL, PTL_OFF, by, present, system_page
+from tests.spec.traces import ENTRY, MOVED, TO_DEVICE
 
 # ---- exclusive ----------------------------------------------------------------------------------------------------------------
 

@@ -29,28 +29,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import Errno, LockMode, NotifyReason, Select, VmFault, migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    BACK,
-    DEVICE_START,
-    EVICT,
-    FAULT,
-    LRU_ISOLATED,
-    MMAP,
-    PTL,
-    PTL_OFF,
-    SETUP,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    device_page,
-    later,
-    put,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, later, put, the, up_to, without
+from tests.spec.fault_traces import BACK, DEVICE_START, EVICT, FAULT
+from tests.spec.parts import MMAP, PTL, PTL_OFF, by, device_page
+from tests.spec.traces import LRU_ISOLATED, SETUP, TO_DEVICE
 
 PAGES = the(TO_DEVICE, PagesCalled)[0]
 SETUP_RETURNED = the(FAULT, SetupReturned)[0]

@@ -34,20 +34,10 @@ from migrate_vma_spec.model import REFERENCE, START, allowed, next_state
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, Pte, PteKind, VmFault
 from migrate_vma_spec.world import fold
-from tests.spec.traces import (
-    BOOT,
-    EVICT,
-    INSERTED,
-    MMAP,
-    MMAP_OFF,
-    TO_DEVICE,
-    TRYLOCKED,
-    TRYLOCKED_P,
-    by,
-    cpu_fault,
-    present,
-    put,
-)
+from tests.spec.edits import put
+from tests.spec.fault_traces import EVICT, TRYLOCKED_P, cpu_fault
+from tests.spec.parts import BOOT, MMAP, MMAP_OFF, TRYLOCKED, by, present
+from tests.spec.traces import INSERTED, TO_DEVICE
 
 ZERO = Pte(PteKind.ZERO, young=True)
 NAP = by("other3", OperationBegan("nap"))

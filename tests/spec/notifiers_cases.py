@@ -26,32 +26,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import Errno, NotifyReason, VmFault
 from tests.spec.cases import case
-from tests.spec.traces import (
-    ABORTED,
-    BOOT,
-    DEVICE_START,
-    ENTRY,
-    EVICT,
-    FAULT,
-    HOLE_FILLED,
-    LOSER,
-    LRU_ISOLATED,
-    MAPPED,
-    MMAP,
-    PTL_OFF,
-    TAKEN,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    device_page,
-    later,
-    present,
-    put,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, later, put, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT, LOSER, TAKEN
+from tests.spec.parts import BOOT, MMAP, PTL_OFF, by, device_page, present
+from tests.spec.traces import ABORTED, ENTRY, HOLE_FILLED, LRU_ISOLATED, MAPPED, TO_DEVICE
 
 ENTERED = CallbackEntered(10, 0, 2)
 ENDED = FaultEnded(0, 2, VmFault.NONE)

@@ -35,39 +35,21 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, VmFlags
 from tests.spec.cases import case, wrong
+from tests.spec.edits import after, before, change, later, put, the, up_to, without
+from tests.spec.fault_traces import FAULT, TAKEN
+from tests.spec.parts import BOOT, HOLE, MMAP_OFF, PTL, PTL_OFF, RW, by, migrating, migration, present, private
 from tests.spec.traces import (
     ABORTED,
-    BOOT,
     CLEARED,
     ENTRY,
-    FAULT,
-    HOLE,
     HOLE_FILLED,
     HOLE_LOST,
     INSERTED,
     INSTALLED,
-    MMAP_OFF,
     MOVED,
-    PTL,
-    PTL_OFF,
     RESTORED,
-    RW,
-    TAKEN,
     TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
     collected,
-    later,
-    migrating,
-    migration,
-    present,
-    private,
-    put,
-    the,
-    up_to,
-    without,
 )
 
 SET_UP = the(TO_DEVICE, SetupReturned)[0]

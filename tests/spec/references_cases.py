@@ -34,35 +34,10 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, Point, VmFault, migrate_pfn
 from tests.spec.cases import case, wrong
-from tests.spec.traces import (
-    BOOT,
-    DEVICE_START,
-    ENTRY,
-    EVICT,
-    FAULT,
-    FAULT_REFILL,
-    FAULT_UNREFERENCED,
-    FREED,
-    HOLE,
-    HOLE_FILLED,
-    MAPPED,
-    MMAP,
-    NO_CAPABILITY,
-    PINNED,
-    PTL_OFF,
-    REFILL,
-    TO_DEVICE,
-    after,
-    before,
-    by,
-    change,
-    later,
-    private,
-    put,
-    the,
-    up_to,
-    without,
-)
+from tests.spec.edits import after, before, change, later, put, the, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT, FAULT_REFILL, FAULT_UNREFERENCED, FREED
+from tests.spec.parts import BOOT, HOLE, MMAP, NO_CAPABILITY, PTL_OFF, REFILL, by, private
+from tests.spec.traces import ENTRY, HOLE_FILLED, MAPPED, PINNED, TO_DEVICE
 
 ENTERED = CallbackEntered(10, 0, 2)
 RETURNED = CallbackReturned(10, 0, 2, VmFault.NONE)

@@ -33,7 +33,7 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, PTE_NONE, Select, VmFlags, migrate_pfn
 from tests.spec.model_traces import NAP, ZERO, allowed_last, first_store, refusals
-from tests.spec.traces import (
+from tests.spec.parts import (
     BOOT,
     HOLE,
     MMAP,

@@ -19,6 +19,7 @@ from migrate_vma_spec.events import (
     VmaMapped,
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, VmFlags
+from tests.spec.edits import before, put, up_to, without
 from tests.spec.model_traces import (
     BACK_BY_STORE,
     DISCARD,
@@ -39,7 +40,7 @@ from tests.spec.model_traces import (
     refusals,
     store,
 )
-from tests.spec.traces import BOOT, before, by, present, private, put, up_to, without
+from tests.spec.parts import BOOT, by, present, private
 
 FORKED = WRITTEN + FORK
 CORRECT = {

@@ -20,8 +20,9 @@ from migrate_vma_spec.events import (
     VmaMapped,
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind, VmFault, VmFlags
+from tests.spec.edits import without
 from tests.spec.model_traces import MIGRATED, NAP, SETTLED, WRITTEN, ZERO, allowed_last, operation, refusals
-from tests.spec.traces import BOOT, MMAP, RW, by, present, private, without
+from tests.spec.parts import BOOT, MMAP, RW, by, present, private
 
 NONE, SIGBUS, RETRY, HWPOISON = VmFault.NONE, VmFault.SIGBUS, VmFault.RETRY, VmFault.HWPOISON
 PINNED = WRITTEN + by("boot", FolioGot(1, 2))

@@ -38,8 +38,9 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.model.state import Store
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, PTE_NONE, Pte, PteKind, Select, VmFlags, migrate_pfn
+from tests.spec.edits import put, without
 from tests.spec.model_traces import NAP, SETTLED, allowed_last, load, memory_after, operation, refusals, store
-from tests.spec.traces import BOOT, MMAP, PTL, PTL_OFF, RW, by, migrating, present, put, without
+from tests.spec.parts import BOOT, MMAP, PTL, PTL_OFF, RW, by, migrating, present
 
 SHARED = by("boot", VmaMapped(0, 0, 8, RW | VmFlags.SHARED, anonymous=False, file=7, index=10))
 PRIVATE = by("boot", VmaMapped(0, 0, 8, RW, anonymous=False, file=7, index=10))

@@ -38,46 +38,24 @@ from migrate_vma_spec.vocabulary import (
     VmFlags,
     migrate_pfn,
 )
+from tests.spec.edits import change, put, up_to, without
+from tests.spec.large_fault_traces import BIG_FAULT
+from tests.spec.large_parts import LARGE, LARGE_BOOT, PAGES, TABLE, alone, compound, device_leaf, system_leaf
 from tests.spec.large_traces import (
     BIG_ENTRY,
-    BIG_FAULT,
     BIG_FLUSHED,
     BIG_GIVEN,
     BIG_HOLE,
     BIG_HOLE_FILLED,
     BIG_RESTORED,
     BIG_TO_DEVICE,
-    LARGE,
-    LARGE_BOOT,
     LARGE_FLOWS,
-    PAGES,
     PARTS,
     SMALL,
     SPLIT_IN_PAGES,
-    TABLE,
-    alone,
-    compound,
-    device_leaf,
-    system_leaf,
 )
 from tests.spec.model_traces import NAP, allowed_last, load, operation, refusals, store
-from tests.spec.traces import (
-    HOLE,
-    MMAP,
-    PTL,
-    PTL_OFF,
-    RW,
-    TRYLOCKED,
-    by,
-    change,
-    migrating,
-    migration,
-    present,
-    private,
-    put,
-    up_to,
-    without,
-)
+from tests.spec.parts import HOLE, MMAP, PTL, PTL_OFF, RW, TRYLOCKED, by, migrating, migration, present, private
 
 SYSTEM, DEVICE, WHOLE = Select.SYSTEM, Select.DEVICE_PRIVATE, Select.COMPOUND
 LEAF = LARGE_BOOT + system_leaf()

@@ -17,6 +17,8 @@ from migrate_vma_spec.events import (
     TlbFlushed,
 )
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, VmFault, migrate_pfn
+from tests.spec.edits import change, put, without
+from tests.spec.fault_traces import FAULT, FAULT_REFERENCED, FAULT_REFILL
 from tests.spec.model_traces import (
     BACK_BY_STORE,
     EVICTION,
@@ -29,22 +31,8 @@ from tests.spec.model_traces import (
     load,
     refusals,
 )
-from tests.spec.traces import (
-    FAULT,
-    FAULT_REFERENCED,
-    FAULT_REFILL,
-    FLOWS,
-    HOLE,
-    REFERENCED,
-    REFILL,
-    RESTORED,
-    TRYLOCKED,
-    change,
-    migrating,
-    private,
-    put,
-    without,
-)
+from tests.spec.parts import HOLE, REFERENCED, REFILL, TRYLOCKED, migrating, private
+from tests.spec.traces import FLOWS, RESTORED
 
 ROUND = MIGRATED + BACK_BY_STORE
 STAYS = migrating(1) & ~MIGRATE_PFN_MIGRATE

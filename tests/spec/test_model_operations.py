@@ -29,6 +29,7 @@ from migrate_vma_spec.events import (
     VmaUnmapped,
 )
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, VmFault, VmFlags
+from tests.spec.edits import put
 from tests.spec.model_traces import (
     DISCARD,
     EVICTION,
@@ -47,7 +48,7 @@ from tests.spec.model_traces import (
     operation,
     refusals,
 )
-from tests.spec.traces import BOOT, MMAP, MMAP_OFF, PTL, PTL_OFF, RW, TRYLOCKED, by, migration, present, private, put
+from tests.spec.parts import BOOT, MMAP, MMAP_OFF, PTL, PTL_OFF, RW, TRYLOCKED, by, migration, present, private
 
 READ_ONLY = by("boot", VmaMapped(0, 0, 8, VmFlags.READ, anonymous=True))
 NO_ACCESS = by("boot", VmaMapped(0, 0, 8, VmFlags.NONE, anonymous=True))

@@ -26,6 +26,7 @@ from migrate_vma_spec.events import (
 )
 from migrate_vma_spec.model import is_known
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind, VmFlags
+from tests.spec.edits import without
 from tests.spec.model_traces import (
     NAP,
     SETTLED,
@@ -38,7 +39,7 @@ from tests.spec.model_traces import (
     refusals,
     store,
 )
-from tests.spec.traces import BOOT, RW, by, migration, present, without
+from tests.spec.parts import BOOT, RW, by, migration, present
 
 READ = int(VmFlags.READ)
 LONGTERM, PIN, WRITE = 1 << 8, 1 << 19, 1

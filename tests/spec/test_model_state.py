@@ -12,6 +12,7 @@ from migrate_vma_spec.model.state import Seen
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.registry import REGISTRY
 from migrate_vma_spec.world import fold
+from tests.spec.fault_traces import DEVICE_START, LOSER
 from tests.spec.model_traces import (
     BACK_BY_STORE,
     DISCARD,
@@ -29,7 +30,7 @@ from tests.spec.model_traces import (
     refusals,
     store,
 )
-from tests.spec.traces import BOOT, DEVICE_START, LOSER, TRYLOCKED, by
+from tests.spec.parts import BOOT, TRYLOCKED, by
 
 ROUND = MIGRATED + BACK_BY_STORE
 FRESH = memory_after(BOOT)

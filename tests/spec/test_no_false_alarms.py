@@ -58,43 +58,28 @@ from migrate_vma_spec.events import (
 from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, NotifyReason, Pte, PteKind, Select, VmFault, VmFlags
 from tests.spec import alternative_cases
-from tests.spec.large_traces import LARGE_BOOT, system_leaf
-from tests.spec.traces import (
-    ABORTED,
+from tests.spec.edits import after, before, change, the, up_to, without
+from tests.spec.fault_traces import DEVICE_START, EVICT, FAULT, FAULT_REFERENCED, FAULT_REFILL, LOSER
+from tests.spec.large_parts import LARGE_BOOT, system_leaf
+from tests.spec.parts import (
     BOOT,
-    DEVICE_START,
-    ENTRY,
-    EVICT,
-    FAULT,
-    FAULT_REFERENCED,
-    FAULT_REFILL,
     HOLE,
-    LOSER,
     MMAP,
     MMAP_OFF,
-    PINNED,
     PTL,
     PTL_OFF,
     REFERENCED,
     REFILL,
     RW,
-    SETUP,
-    TO_DEVICE,
     TRYLOCKED,
-    after,
-    before,
     by,
-    change,
-    collected,
     events,
     judged,
     migration,
     present,
     system_page,
-    the,
-    up_to,
-    without,
 )
+from tests.spec.traces import ABORTED, ENTRY, PINNED, SETUP, TO_DEVICE, collected
 
 TRACES = {}
 
@@ -146,7 +131,7 @@ def a_zap_flushes_after_it_dropped_the_page_table_lock():
 @accepted
 def a_parent_still_writes_while_it_forks_and_the_child_sees_it():
     fork = (
-        *(OperationBegan("fork"), MmCreated(1), MmForked(0, 1), PTL),
+        *(OperationBegan("fork"), MmCreated(1), MmForked(0, 1), PTL, FolioGot(1, 2)),
         *(PteChanged(0, 2, present(1), present(1, write=False)), PteChanged(1, 2, PTE_NONE, present(1, write=False)), PTL_OFF),
     )
     store = CpuAccessed(0, 2, 1, write=True)
@@ -180,7 +165,8 @@ def a_migration_under_a_fault_elsewhere_needs_no_fault_page():
 
 @accepted
 def a_page_is_tolerated_with_one_reference_too_many_on_the_device_and_then_refused():
-    trace = change(EVICT, FolioChecked, refcount=2)
+    trace = before(EVICT, the(EVICT, FolioChecked)[0], FolioGot(10, 2), task="pin1")
+    trace = change(trace, FolioChecked, refcount=2)
     trace = without(change(trace, FolioMoved, refcount=2, moved=False), FlagsMoved(10, 2))
     return up_to(trace, the(trace, FolioMoved)[0]), TRYLOCKED
 
@@ -269,7 +255,7 @@ def a_page_that_reclaim_isolated_meanwhile_is_not_the_migrations():
 @accepted
 def a_file_that_two_address_spaces_share_shows_what_either_wrote():
     files = (MmCreated(1), *(VmaMapped(mm, 0, 8, RW, anonymous=False, file=0) for mm in (0, 1)))
-    page = (FolioAllocated(1, 1, locked=False), PageCacheAdded(1, 0, 2, 2), PageFilled(1, 0, 2))
+    page = (FolioAllocated(1, 1, locked=False), PageCacheAdded(1, 0, 2, 2), PageFilled(1, 0, 2), FolioGot(1, 3))
     mapped = (PteChanged(0, 2, PTE_NONE, present(1)), PteChanged(1, 2, PTE_NONE, present(1)))
     stores = by("cpu1", STORE) + by("cpu2", CpuAccessed(1, 2, 1, write=True)) + by("cpu1", CpuAccessed(0, 2, 1, write=False))
     return BOOT + by("boot", *files, *page, *mapped) + stores, TRYLOCKED

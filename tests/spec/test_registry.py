@@ -13,10 +13,9 @@ from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.objects import World
 from migrate_vma_spec.registry import KEPT, REGISTRY, Level, Party, Progress
 from migrate_vma_spec.vocabulary import Capability, Select
-from tests.spec.large_traces import LARGE_FLOWS
-from tests.spec.traces import FLOWS, by, fold_all
-
-ALL_FLOWS = {**FLOWS, **LARGE_FLOWS}
+from tests.spec.large_traces import ALL_FLOWS
+from tests.spec.parts import by, fold_all
+from tests.spec.traces import FLOWS
 
 CLAUSES = list(REGISTRY.values())
 

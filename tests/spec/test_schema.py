@@ -55,7 +55,7 @@ def test_the_schema_accepts_what_is_written(kind):
     @settings(max_examples=10)
     @given(records(kind))
     def check(event):
-        VARIANTS[kind.__name__].validate(to_json(Step("task", 0, event)))
+        assert list(VARIANTS[kind.__name__].iter_errors(to_json(Step("task", 0, event)))) == []
 
     check()
 

@@ -12,24 +12,11 @@ from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.objects import Mirror, Phase, Stage
 from migrate_vma_spec.vocabulary import PTE_NONE, LockMode, Lru, Memory, NotifyReason, VmFault, VmFlags
 from migrate_vma_spec.world import World, fold
-from tests.spec.traces import (
-    BOOT,
-    DEVICE_START,
-    FAULT,
-    FLOWS,
-    MMAP,
-    PTL,
-    PTL_OFF,
-    RW,
-    TO_DEVICE,
-    by,
-    migration,
-    present,
-    private,
-    system_page,
-    the,
-    up_to,
-)
+from tests.spec.edits import the, up_to
+from tests.spec.fault_traces import DEVICE_START, FAULT
+from tests.spec.large_traces import ALL_FLOWS
+from tests.spec.parts import BOOT, MMAP, PTL, PTL_OFF, RW, by, migration, present, private, system_page
+from tests.spec.traces import FLOWS, TO_DEVICE
 
 
 def folded(trace, world=None):
@@ -47,19 +34,19 @@ def test_folding_twice_gives_equal_worlds_with_equal_hashes(name):
     assert hash(one) == hash(two)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", ALL_FLOWS)
 def test_a_world_that_was_hashed_on_the_way_is_the_same(name):
     hashed = plain = World()
-    for step in FLOWS[name][0]:
+    for step in ALL_FLOWS[name][0]:
         hashed, plain = fold(hashed, step), fold(plain, step)
         hash(hashed)
     assert hashed == plain
     assert hash(hashed) == hash(plain)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", ALL_FLOWS)
 def test_no_task_is_left_when_all_have_ended(name):
-    assert folded(FLOWS[name][0]).idle
+    assert folded(ALL_FLOWS[name][0]).idle
 
 
 def test_a_round_of_events_that_changes_nothing_gives_the_world_from_before():

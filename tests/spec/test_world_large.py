@@ -9,24 +9,19 @@ from migrate_vma_spec.extras import NO_EXTRAS, piece
 from migrate_vma_spec.objects import PAGE_KINDS, Held
 from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, PteKind, VmFlags
 from migrate_vma_spec.world import World, fold
+from tests.spec.edits import before, up_to
+from tests.spec.large_fault_traces import DEVICE_SPLIT, HANDED, SPLIT_IN_SETUP
+from tests.spec.large_parts import LARGE, LARGE_BOOT, PAGES, TABLE, system_leaf
 from tests.spec.large_traces import (
     BIG_CLEARED,
     BIG_INSTALLED,
     BIG_RETURNED,
     BIG_SPLIT,
     BIG_TO_DEVICE,
-    DEVICE_SPLIT,
-    HANDED,
-    LARGE,
-    LARGE_BOOT,
-    LARGE_FLOWS,
-    PAGES,
     SPLIT_IN_PAGES,
-    SPLIT_IN_SETUP,
-    TABLE,
-    system_leaf,
 )
-from tests.spec.traces import BOOT, FLOWS, RW, before, by, migration, present, private, system_page, up_to
+from tests.spec.parts import BOOT, RW, by, migration, present, private, system_page
+from tests.spec.traces import FLOWS
 
 
 def folded(trace, world=None):
@@ -42,16 +37,6 @@ LEAF = folded(LARGE_BOOT + system_leaf())
 @pytest.mark.parametrize("name", FLOWS)
 def test_order_0_anonymous_memory_has_no_extras(name):
     assert folded(FLOWS[name][0]).extras is NO_EXTRAS
-
-
-@pytest.mark.parametrize("name", LARGE_FLOWS)
-def test_a_world_that_was_hashed_on_the_way_is_the_same(name):
-    hashed = plain = World()
-    for step in LARGE_FLOWS[name][0]:
-        hashed, plain = fold(hashed, step), fold(plain, step)
-        hash(hashed)
-    assert (hashed, hash(hashed)) == (plain, hash(plain))
-    assert hashed.idle
 
 
 def test_a_leaf_says_what_each_of_its_pages_is():

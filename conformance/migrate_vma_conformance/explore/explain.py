@@ -104,17 +104,13 @@ def _stuck(run: Run) -> tuple[str, ...]:
 
 
 def _place(run: Run, number: int) -> str:
-    """The innermost kernel functions that a task is in, without the traps."""
+    """The innermost kernel functions that a task is in; a trap is no coroutine, and so none of them."""
     names: list[str] = []
     inner: Any = run.tasks[number].coroutine
     while inner is not None and hasattr(inner, "cr_code"):
         names.append(inner.cr_code.co_name)
         inner = inner.cr_await
-    return " < ".join(list(reversed([name for name in names if name not in TRAPS]))[:2])
-
-
-TRAPS = frozenset({"step", "sleep_until", "spin_lock_step", "spin_unlock_step", "note", "choose", "suspend"})
-"""Functions of the machine that a reader of a stack does not want to see."""
+    return " < ".join(list(reversed(names))[:2])
 
 
 def _readable(key: object) -> str:

@@ -20,6 +20,9 @@ Progress = Callable[[int, int], None]
 
 _EVERY = 256
 
+FOUND = "what was wanted was found"
+"""Why a search was cut short that was not for the whole graph."""
+
 
 @frozen(eq=False)
 class Break:
@@ -114,8 +117,12 @@ def explore(
     max_states: int | None = None,
     deadline: float | None = None,
     progress: Progress | None = None,
+    wanted: frozenset[str] = frozenset(),
 ) -> Graph:
-    """Expand everything, or as much as the limits allow (`deadline` in the seconds of time.monotonic)."""
+    """Expand everything, or as much as the limits allow (`deadline` in the seconds of time.monotonic).
+
+    Once one of the clauses `wanted` is broken the rest is left out.
+    """
     graph = Graph(space, product)
     contract, broken = product.follow(product.first, space.steps)
     for one in broken:
@@ -123,7 +130,7 @@ def explore(
     numbers: dict[tuple[int, ...], int] = {}
     _add(graph, numbers, space.first, contract, 0, None)
     with _no_collection():
-        _expand_all(graph, numbers, max_states, deadline, progress)
+        _expand_all(graph, numbers, max_states, deadline, progress, wanted)
     graph.complete = not graph.cut
     return graph
 
@@ -146,6 +153,7 @@ def _expand_all(
     max_states: int | None,
     deadline: float | None,
     progress: Progress | None,
+    wanted: frozenset[str],
 ) -> None:
     number = 0
     while number < len(graph.states):
@@ -157,6 +165,9 @@ def _expand_all(
                 break
         if max_states is not None and number >= max_states:
             graph.cut = f"limit of {max_states} states"
+            break
+        if wanted and not wanted.isdisjoint(graph.breaks):
+            graph.cut = FOUND
             break
         _expand(graph, numbers, number)
         number += 1

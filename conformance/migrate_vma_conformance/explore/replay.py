@@ -44,6 +44,31 @@ class Follower:
         self._current = task
         return task, self._answer(run, task)
 
+    def advance(self, run: Run) -> list[tuple[int, int]]:
+        """Make the next step, and with it those behind it that no switch, question or limit concerns: what was picked for each.
+
+        None where nothing can run, or the schedule's steps are done. It comes to the same as a `pick` and a `step` for each.
+        """
+        pick = self.pick(run)
+        if pick is None:
+            return []
+        task, answer = pick
+        if run.question(task) is not None:
+            run.step(task, answer)
+            return [pick]
+        more = run.proceed(task, 1 + self._room(run.tasks[task].count)) - 1
+        self._skip(more)
+        return [(task, 0)] * (1 + more)
+
+    def _room(self, count: int) -> int:
+        """How many more steps the task picked last may make unasked; it has made `count` before the one it was picked for."""
+        places = [step for (task, step), waiting in self._switches.items() if task == self._current and step > count and waiting]
+        return min([self._left, *(step - count - 1 for step in places)])
+
+    def _skip(self, steps: int) -> None:
+        """So many steps were made without being picked."""
+        self._left -= steps
+
     def _task(self, run: Run) -> int | None:
         waiting = self._switches.get((self._current, run.tasks[self._current].count), [])
         while waiting:
@@ -62,8 +87,10 @@ class Follower:
 
 def default_task(run: Run, current: int) -> int | None:
     """The task that runs when no switch says otherwise: the current one, or the next in order that can."""
+    if current and run.can_run(current):
+        return current
     count = len(run.tasks)
-    order = (current, *((current + step) % count for step in range(1, count)))
+    order = ((current + step) % count for step in range(1, count))
     return next((task for task in order if task and run.can_run(task)), None)
 
 

@@ -102,8 +102,13 @@ _NOTES: tuple[type[Event], ...] = (
 def _machinery() -> frozenset[str]:
     """Functions whose name says no more than the event that they make."""
     scopes = [*_PRIMITIVE, *(kind for _, kind in inspect.getmembers(containers, inspect.isclass))]
-    names = {name for scope in scopes for name, _ in inspect.getmembers(scope, inspect.iscoroutinefunction)}
+    names = {name for scope in scopes for name, _ in inspect.getmembers(scope, _is_awaited)}
     return frozenset(names | {function.__name__ for function in _SMALL} | {_WRAPPER})
+
+
+def _is_awaited(member: object) -> bool:
+    """A coroutine function, or one of the traps, which are generator functions."""
+    return inspect.iscoroutinefunction(member) or inspect.isgeneratorfunction(member)
 
 
 def told(stack: Sequence[str]) -> list[str]:

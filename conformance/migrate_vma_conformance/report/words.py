@@ -157,6 +157,7 @@ WORDS: dict[type[e.Event], Words] = {
     e.FolioUnlocked: lambda v: f"unlock page {v.pfn}",
     e.FolioDirtied: lambda v: f"dirty {v.pfn}",
     e.FolioRead: lambda v: f"look at {v.pfn}: refs {v.refcount}, maps {v.mapcount}",
+    e.FolioSeen: lambda v: f"seen {v.pfn}{'' if v.refcount is None else f': refs {v.refcount}'}{_seen_lock(v)}",
     e.FolioUptodate: lambda v: f"{v.pfn} is up to date",
     e.LruIsolated: lambda v: f"isolate {v.pfn} from the LRU{'' if v.done else ' fails'}",
     e.LruAdded: lambda v: f"add {v.pfn} to the LRU batch, refs {v.refcount}",
@@ -202,7 +203,7 @@ WORDS: dict[type[e.Event], Words] = {
     e.FlushDeferred: lambda v: f"owes a tlb flush of mm{v.mm}:{_range(v)}",
     e.CacheFlushed: lambda v: f"flush cache mm{v.mm}:{v.addr}",
     e.TlbFilled: lambda v: f"tlb fill mm{v.mm}:{v.addr} {pte(v.pte)}",
-    e.TlbFlushed: lambda v: f"tlb flush mm{v.mm}:{_range(v)}",
+    e.TlbFlushed: lambda v: f"tlb flush mm{v.mm}:{_range(v)}" if v.start < v.end else f"owes mm{v.mm} no tlb flush",
     e.MmCreated: lambda v: f"mm{v.mm} created",
     e.MmForked: lambda v: f"mm{v.mm} forked as mm{v.child}",
     e.MmExited: lambda v: f"mm{v.mm} exits",
@@ -244,6 +245,10 @@ WORDS: dict[type[e.Event], Words] = {
     e.DriverStep: lambda v: f"{v.field}: {v.what}",
     e.Oops: lambda v: f"OOPS: {v.what}{'' if v.pfn is None else f', page {v.pfn}'}",
 }
+
+
+def _seen_lock(event: e.FolioSeen) -> str:
+    return "" if event.locked is None else ", locked" if event.locked else ", not locked"
 
 
 def _mode(event: Any) -> str:

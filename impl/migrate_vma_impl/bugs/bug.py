@@ -24,6 +24,7 @@ class Bug:
         record: The generation with the fault in it.
         driver: The driver that plays, built in or as `package.module:factory`; the fault may be in it instead.
         adapted: It is a fault of the driver's variant that refills, and compared with that.
+        base: The built-in driver that a driver of the bug's own is a variant of.
         commit: The upstream commit that mended it, or what the mails call it; `year` and `kernels` say when, and who had it.
     """
 
@@ -37,6 +38,12 @@ class Bug:
     year: int | None = None
     kernels: str = ""
     adapted: bool = False
+    base: str = "test_hmm"
+
+    @property
+    def beside(self) -> str:
+        """The built-in driver that it is compared with: the one that plays, where that is built in."""
+        return self.base if ":" in self.driver else self.driver
 
 
 @frozen
@@ -60,7 +67,9 @@ def driver_bug(
     record: Generation = WAITING,
     **known: str,
 ) -> Bug:
-    """A fault of the driver that `factory` makes; `known` is the commit, year and kernels of one that a driver had."""
+    """A fault of the driver that `factory` makes; `known` is the commit, year and kernels of one that a driver had,
+    and `base` the built-in driver that it is a variant of, if that is another than test_hmm.
+    """
     year = known.get("year")
     return Bug(
         id_,
@@ -73,4 +82,5 @@ def driver_bug(
         int(year) if year else None,
         known.get("kernels", ""),
         adapted=record is ENTRY_FIRST,
+        base=known.get("base", "test_hmm"),
     )

@@ -20,7 +20,7 @@ class ForgetsFinalize(Dmirror):
         src, dst = [0] * (end - start), [0] * (end - start)
         args = MigrateVma(vma, start, end, src, dst, self.owner, Select.SYSTEM)
         await self.kernel.migrate_vma_setup(args)
-        await self._device_alloc_and_copy(src, dst, vma.mm)
+        await self._device_alloc_and_copy(src, dst, vma)
         await self.kernel.migrate_vma_pages(args)
         return 0
 
@@ -58,9 +58,9 @@ class MapsWhatDidNotMigrate(Dmirror):
 class MapsEarly(Dmirror):
     """Between setup and pages."""
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
-        await super()._device_alloc_and_copy(src, dst, mm)
-        await super()._finalize_and_map(src, dst, mm, 0)
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
+        await super()._device_alloc_and_copy(src, dst, vma)
+        await super()._finalize_and_map(src, dst, vma.mm, 0)
 
     async def _finalize_and_map(self, src: list[int], dst: list[int], mm: Mm, start: int) -> None:
         """It is done."""
@@ -76,23 +76,23 @@ class MapsWritable(Dmirror):
 class SkipsCopy(Dmirror):
     """Publishes the destination with whatever it held."""
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
         for place, entry in enumerate(src):
             page = await self.state.free.pop() if entry & MIGRATE_PFN_MIGRATE else None
             if page is not None:
-                await self.kernel.zone_device_page_init(page, mm)
+                await self.kernel.zone_device_page_init(page, vma.mm)
                 dst[place] = migrate_pfn(page.pfn) | entry & MIGRATE_PFN_WRITE
 
 
 class SkipsClear(Dmirror):
     """Copies what there is, and gives a hole whatever the device page held."""
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
         for place, entry in enumerate(src):
             page = await self.state.free.pop() if entry & MIGRATE_PFN_MIGRATE else None
             if page is None:
                 continue
-            await self.kernel.zone_device_page_init(page, mm)
+            await self.kernel.zone_device_page_init(page, vma.mm)
             old = self.kernel.migrate_pfn_to_folio(entry)
             if old is not None:
                 await self.kernel.copy_highpage(page, old)
@@ -118,10 +118,10 @@ class FreesLate(Dmirror):
 class MigratesUnlocked(Dmirror):
     """Drops mmap_lock between setup and pages."""
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
-        await self.kernel.mmap_read_unlock(mm)
-        await super()._device_alloc_and_copy(src, dst, mm)
-        await self.kernel.mmap_read_lock(mm)
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
+        await self.kernel.mmap_read_unlock(vma.mm)
+        await super()._device_alloc_and_copy(src, dst, vma)
+        await self.kernel.mmap_read_lock(vma.mm)
 
 
 def forgets_finalize(kernel: Kernel) -> Driver:

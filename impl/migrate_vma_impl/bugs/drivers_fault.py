@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from migrate_vma_impl.bugs.bug import driver_bug
 from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.drivers.test_hmm import Dmirror
+from migrate_vma_impl.drivers.wide import Wide
 from migrate_vma_impl.generations import ENTRY_FIRST, TRYLOCKED
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.mm.mm_types import FaultContext, Folio, MigrateVma, Mm
@@ -45,11 +46,33 @@ class ForgetsToLockDestination(Dmirror):
                 dst[place] = migrate_pfn(page.pfn) | entry & MIGRATE_PFN_WRITE
 
 
+class CopiesWhatItMaps(Dmirror):
+    """Leaves the page in the device's page table until it has come back."""
+
+    async def _system_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm, start: int, what: str) -> None:
+        for place, entry in enumerate(src):
+            old = self.kernel.migrate_pfn_to_folio(entry)
+            page = await self.kernel.alloc_page(what) if old is not None and entry & MIGRATE_PFN_MIGRATE else None
+            if page is not None and old is not None:
+                await self.kernel.folio_lock(page)
+                await self.kernel.copy_highpage(page, old)
+                await self.state.mirror.unmap(mm, start + place)
+                dst[place] = migrate_pfn(page.pfn) | entry & MIGRATE_PFN_WRITE
+
+
 class MovesNothing(Dmirror):
     """Says that the fault is done, and has done nothing."""
 
     async def migrate_to_ram(self, vmf: FaultContext) -> VmFault:
         return VmFault.NONE
+
+
+class TriesAgain(Wide):
+    """Has no memory for the fault page, and says that the fault is done."""
+
+    async def migrate_to_ram(self, vmf: FaultContext) -> VmFault:
+        result = await super().migrate_to_ram(vmf)
+        return VmFault.NONE if result is VmFault.OOM else result
 
 
 class Refills(Dmirror):
@@ -107,8 +130,16 @@ def forgets_to_lock(kernel: Kernel) -> Driver:
     return ForgetsToLockDestination(kernel, "test_hmm")
 
 
+def copies_what_it_maps(kernel: Kernel) -> Driver:
+    return CopiesWhatItMaps(kernel, "test_hmm")
+
+
 def moves_nothing(kernel: Kernel) -> Driver:
     return MovesNothing(kernel, "test_hmm")
+
+
+def tries_again(kernel: Kernel) -> Driver:
+    return TriesAgain(kernel, "wide")
 
 
 def refills(kernel: Kernel) -> Driver:
@@ -146,11 +177,26 @@ BUGS = (
         forgets_to_lock,
     ),
     driver_bug(
+        "copied_while_mapped",
+        "the driver copies what its device maps still",
+        "What the device writes after the copy is lost.",
+        ("C77",),
+        copies_what_it_maps,
+    ),
+    driver_bug(
         "nothing_moved",
         "the callback does nothing and says that it is done",
         "The CPU faults for ever.",
         ("C79", "C84"),
         moves_nothing,
+    ),
+    driver_bug(
+        "short_memory_retried",
+        "the callback is out of memory and says that it is done",
+        "The CPU faults again while memory stays short, and is not told.",
+        ("C79",),
+        tries_again,
+        base="wide",
     ),
     driver_bug(
         "refilled_at_wrong_index",

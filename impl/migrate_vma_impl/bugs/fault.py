@@ -25,6 +25,7 @@ from migrate_vma_impl.mm.folio import (
     sleep_on_page_lock,
 )
 from migrate_vma_impl.mm.memory_lock import lock_if_same
+from migrate_vma_impl.mm.migrate import queue_then_drop_ptl
 from migrate_vma_impl.mm.mm_types import FaultContext, Folio, FolioState, MigrateVma, Waiter, WaitMode
 from migrate_vma_spec.events import WaitBegan
 from migrate_vma_spec.vocabulary import VmFault
@@ -58,6 +59,12 @@ async def wait_with_reference(folio: Folio, ptl: SpinLock) -> bool:
         await sleep_on_page_lock(folio)
     await folio_put_testzero(folio)
     return True
+
+
+async def put_and_wait(folio: Folio, ptl: SpinLock) -> bool:
+    """The loser puts a reference that only the winner took."""
+    await folio_put_testzero(folio)
+    return await queue_then_drop_ptl(folio, ptl)
 
 
 async def wait_and_unlock_twice(folio: Folio, ptl: SpinLock) -> bool:
@@ -173,6 +180,13 @@ BUGS = (
         commit="mm/migrate_device: fix double unlock",
         year=2026,
         kernels="none",
+    ),
+    Bug(
+        "loser_puts",
+        "the loser of the page lock puts a reference",
+        "It took none, and the page is freed while the winner's driver migrates it.",
+        ("C50",),
+        WAITING.with_steps(wait_on_locked=put_and_wait),
     ),
     Bug(
         "setup_takes_unlocked_fault_page",

@@ -12,9 +12,10 @@ from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.mm import swap
 from migrate_vma_impl.mm.folio import folio_unlock
 from migrate_vma_impl.mm.migrate import entry_after_migration
+from migrate_vma_impl.mm.migrate_device_collect import selects
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, MigrateVma, Mm, Vma
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, migration_entry_for
-from migrate_vma_spec.vocabulary import Pte, PteKind
+from migrate_vma_spec.vocabulary import Pte, PteKind, Select
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
@@ -66,6 +67,12 @@ def anybodys(kernel: Kernel, args: MigrateVma, pte: Pte) -> bool:
     return True
 
 
+def any_owners(kernel: Kernel, args: MigrateVma, pte: Pte) -> bool:
+    """Whose device it is that a page is on is not asked."""
+    device = pte.kind is PteKind.DEVICE_PRIVATE and bool(args.flags & Select.DEVICE_PRIVATE)
+    return device or selects(kernel, args, pte)
+
+
 def no_holes(args: MigrateVma, vma: Vma, pte: Pte) -> int | None:
     """Empty entries are left out, though the VMA is anonymous."""
     return 0 if pte.kind in (PteKind.NONE, PteKind.ZERO) else None
@@ -83,7 +90,7 @@ async def unmap_nothing(kernel: Kernel, folio: Folio) -> None:
 
 
 def always_good(state: FolioState, extra: int) -> bool:
-    return True
+    return not state.mapcount
 
 
 async def map_nothing(kernel: Kernel, src: Folio, dst: Folio) -> None:
@@ -194,6 +201,16 @@ BUGS = (
         kernels="v6.1 to v7.1",
     ),
     Bug(
+        "B52",
+        "pages of any device are collected",
+        "A driver migrates another driver's pages, and the wrong callback hears of it.",
+        ("C14",),
+        WAITING.with_steps(selects=any_owners),
+        commit="5143192cd410",
+        year=2020,
+        kernels="before v5.9",
+    ),
+    Bug(
         "B53",
         "soft-dirty is lost",
         "The bit does not go from the entry to the migration entry, and a checkpoint misses a write.",
@@ -289,6 +306,13 @@ BUGS = (
         "A page that a forked process maps is never unmapped there, so its migration fails for ever.",
         ("C84",),
         WAITING.with_steps(unmap_all=unmap_nothing, check_page=always_good),
+    ),
+    Bug(
+        "pinned_taken",
+        "the check for references is left out",
+        "Setup promises a page that somebody holds; it is copied in vain.",
+        ("C47",),
+        WAITING.with_steps(check_page=always_good),
     ),
     Bug(
         "any_count",

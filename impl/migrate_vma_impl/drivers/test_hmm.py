@@ -16,6 +16,7 @@ What it does wrong stays, for `check` to report:
 One fault of the module is not here. Where hmm_range_fault reports a page of the device itself, dmirror_do_fault (6.1 to 7.3) puts
 the device page into the mirror, and not the page that backs it; the next READ there reads through a struct page without memory,
 and the kernel oopses. Here a device page has contents, and the mirror names it in either case, so the read is right (C71, C90).
+`test_hmm_shipped` has the module with that fault as well, and what else two versions of it do differently.
 """
 
 from __future__ import annotations

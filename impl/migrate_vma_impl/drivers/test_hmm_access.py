@@ -5,7 +5,7 @@ Rules and liberties:
 - A device access looks up the mirror and reaches the memory in one step; the kernel's two steps are under the mutex.
 - hmm_range_fault has no time-out here: time is no argument for progress.
 - An entry for exclusive access is no writable one: a store through it is a device fault, as there, which ends the exclusivity.
-- Exclusive access is taken page by page, as in 7.3; 6.1 takes a window at once, and fails with -EBUSY on a large folio.
+- Exclusive access is taken page by page, as in 7.3; 6.1 takes a window at once (`test_hmm_shipped`).
 - A snapshot subscribes to nothing of its own. In the kernel it does, so that invalidations which the mirror ignores (its own
   migrations) make it begin again as well; here those leave it as it is, which no answer of the selftest depends on.
 - An ioctl answers all that the kernel writes back. The operations of a scenario are the same commands, and answer one number.
@@ -63,6 +63,12 @@ class DmirrorAccess(Driver):
     """struct dmirror: the mirror of each address space that has opened the device, and what goes through it."""
 
     state: ClassVar[Shared] = shared(mutex=Lock(), mirror=Mirror())
+    erases_one_more: ClassVar[bool] = False
+    """dmirror_do_update as it is (6.1 to 7.3): it erases the entry behind the range as well (xa_for_each_range)."""
+    stores_device_pages: ClassVar[bool] = False
+    """dmirror_do_fault as it is shipped (6.1 to 7.3): of a page of the device itself it stores the page that the entry
+    names, and not the page that backs it.
+    """
 
     async def invalidate(self, range_: NotifierRange) -> None:
         """dmirror_interval_invalidate: its own migrations see to the mirror themselves."""
@@ -70,7 +76,7 @@ class DmirrorAccess(Driver):
             return
         await self.state.mutex.lock()
         await self.kernel.mmu_interval_set_seq(self.name, range_.mm)
-        await self.state.mirror.unmap_range(range_.mm, range_.start, range_.end)
+        await self.state.mirror.unmap_range(range_.mm, range_.start, range_.end + self.erases_one_more)
         await self.state.mutex.unlock()
 
     # ---- loads and stores: dmirror_read, dmirror_write ---------------------------------------------------------------------
@@ -159,7 +165,8 @@ class DmirrorAccess(Driver):
         for i, found in enumerate(range_.hmm_pfns):
             if range_.write and not found.write:
                 return -Errno.EFAULT
-            await self.state.mirror.map(range_.mm, range_.start + i, found.folio, found.write)
+            bare = self.stores_device_pages and found.folio is not None and self.kernel.is_device_private(found.folio)
+            await self.state.mirror.map(range_.mm, range_.start + i, found.folio, found.write, bare=bare)
         return 0
 
     # ---- snapshots: dmirror_snapshot ---------------------------------------------------------------------------------------
@@ -192,13 +199,15 @@ class DmirrorAccess(Driver):
                 return tuple(self._mkentry(found) for found in range_.hmm_pfns)
 
     def _mkentry(self, found: HmmPfn) -> Prot:
-        """dmirror_mkentry."""
+        """dmirror_mkentry, which knows the small zero page alone (is_zero_pfn): a huge one is any page of the system."""
         if found.error:
             return Prot.ERROR
         if not found.valid:
             return Prot.NONE
-        size = Prot.PMD if found.order else Prot.NONE
-        return self._kind(found.folio) | (Prot.WRITE if found.write else Prot.READ) | size
+        access = Prot.WRITE if found.write else Prot.READ
+        if found.order:
+            return (Prot.NONE if found.folio is None else self._kind(found.folio)) | access | Prot.PMD
+        return self._kind(found.folio) | access
 
     def _kind(self, folio: Folio | None) -> Prot:
         """Whose memory a page is, where it is no system memory."""

@@ -113,16 +113,16 @@ class DmirrorCompound(DmirrorIoctl):
         result = await self.kernel.migrate_vma_setup(args)
         if result:
             return result
-        await self._device_alloc_and_copy(src, dst, vma.mm)
+        await self._device_alloc_and_copy(src, dst, vma)
         await self.kernel.migrate_vma_pages(args)
         await self._finalize_and_map(src, dst, vma.mm, start)
         await self.kernel.migrate_vma_finalize(args)
         return 0
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
         i = 0
         while i < len(src):
-            i += await self._fill_entry(src, dst, i, mm) if src[i] & MIGRATE_PFN_MIGRATE else 1
+            i += await self._fill_entry(src, dst, i, vma.mm) if src[i] & MIGRATE_PFN_MIGRATE else 1
 
     async def _fill_entry(self, src: list[int], dst: list[int], i: int, mm: Mm) -> int:
         """The destination of one entry, and what is copied into it; how many pages it stands for."""

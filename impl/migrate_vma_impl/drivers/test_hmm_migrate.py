@@ -44,6 +44,8 @@ class DmirrorMigrate(DmirrorAccess):
 
     state: ClassVar[Shared] = shared(**DmirrorAccess.state.fields, free=FreeList())
     adapted: ClassVar[bool] = False
+    writes_holes: ClassVar[bool] = False
+    """dmirror_migrate_alloc_and_copy of 6.1: what fills a hole may be written if the VMA may. 7.3 says so of no hole."""
 
     @property
     def select_device(self) -> Select:
@@ -121,13 +123,13 @@ class DmirrorMigrate(DmirrorAccess):
         result = await self.kernel.migrate_vma_setup(args)
         if result:
             return result
-        await self._device_alloc_and_copy(src, dst, vma.mm)
+        await self._device_alloc_and_copy(src, dst, vma)
         await self.kernel.migrate_vma_pages(args)
         await self._finalize_and_map(src, dst, vma.mm, start)
         await self.kernel.migrate_vma_finalize(args)
         return 0
 
-    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], mm: Mm) -> None:
+    async def _device_alloc_and_copy(self, src: list[int], dst: list[int], vma: Vma) -> None:
         """dmirror_migrate_alloc_and_copy: a copy, or a cleared page for a hole."""
         for i, entry in enumerate(src):
             if not entry & MIGRATE_PFN_MIGRATE:
@@ -136,12 +138,14 @@ class DmirrorMigrate(DmirrorAccess):
             dpage = await self.state.free.pop()
             if dpage is None:
                 continue
-            await self.kernel.zone_device_page_init(dpage, mm)
-            if spage is None:
-                await self.kernel.clear_highpage(dpage)
-            else:
-                await self.kernel.copy_highpage(dpage, spage)
+            await self.kernel.zone_device_page_init(dpage, vma.mm)
             dst[i] = migrate_pfn(dpage.pfn) | entry & MIGRATE_PFN_WRITE
+            if spage is not None:
+                await self.kernel.copy_highpage(dpage, spage)
+                continue
+            await self.kernel.clear_highpage(dpage)
+            if self.writes_holes and vma.flags & VmFlags.WRITE:
+                dst[i] |= MIGRATE_PFN_WRITE
 
     async def _finalize_and_map(self, src: list[int], dst: list[int], mm: Mm, start: int) -> None:
         """dmirror_migrate_finalize_and_map: between pages and finalize, what still has MIGRATE."""

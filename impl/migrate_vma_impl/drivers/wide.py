@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from migrate_vma_impl.driver import Driver
-from migrate_vma_impl.machine.containers import FreeList, Shared, shared
+from migrate_vma_impl.machine.containers import FreeList, Lock, Shared, shared
 from migrate_vma_impl.mm.hmm import HmmRange
 from migrate_vma_impl.mm.mm_types import FaultContext, Folio, MigrateVma, Mm
 from migrate_vma_impl.mm.mmap_lock import find_vma
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class Wide(Driver):
-    """Three callbacks and two operations over one free list."""
+    """Three callbacks and two operations over one free list, and a mutex for migrations to the device, one at a time."""
 
-    state: ClassVar[Shared] = shared(free=FreeList())
+    state: ClassVar[Shared] = shared(free=FreeList(), mutex=Lock())
 
     async def migrate_to_ram(self, vmf: FaultContext) -> VmFault:
         """What a leaf maps around the fault. Without memory for its page the fault fails: to try again would be to spin."""
@@ -80,8 +80,13 @@ class Wide(Driver):
                 await self._copy(dst, i + k, self._entry_of(entry, k), page, 0)
 
     async def to_device(self, mm: Mm, start: int, end: int) -> int:
-        """One migration of the whole range, which lies in one VMA. What finds no device page stays where it is."""
+        """One migration of the whole range, which lies in one VMA. What finds no device page stays where it is.
+
+        The mutex is held across setup, which tells this driver, too, of other address spaces: neither invalidate nor the fault
+        path needs it (C39, C38).
+        """
         vma = find_vma(await self.kernel.mmap_read_lock(mm), start)
+        await self.state.mutex.lock()
         src, dst = [0] * (end - start), [0] * (end - start)
         select = Select.SYSTEM | Select.DEVICE_PRIVATE | self._compound
         args = MigrateVma(vma, start, end, src, dst, self.owner, select)
@@ -93,6 +98,7 @@ class Wide(Driver):
             await self.kernel.migrate_vma_pages(args)
             result = self._pages_of(src)
             await self.kernel.migrate_vma_finalize(args)
+        await self.state.mutex.unlock()
         await self.kernel.mmap_read_unlock(mm)
         return result
 

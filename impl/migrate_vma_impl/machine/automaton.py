@@ -245,8 +245,12 @@ class Automaton:
         return node
 
 
+SPINS = (Kind.SPIN_LOCK, Kind.SPIN_UNLOCK)
+"""The traps that change how many spinlocks a task holds."""
+
+
 def depth_change(trap: Trap | None, answer: Any) -> int:
-    if trap is None or trap.kind not in (Kind.SPIN_LOCK, Kind.SPIN_UNLOCK):
+    if trap is None or trap.kind not in SPINS:
         return 0
     if trap.kind is Kind.SPIN_UNLOCK:
         return -1

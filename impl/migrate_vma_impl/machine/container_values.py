@@ -14,6 +14,7 @@ from typing import Any, Self
 from attrs import evolve, field, frozen
 
 from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.handles import Handle
 from migrate_vma_impl.machine.traps import Key, Outcome
 from migrate_vma_impl.mm.mm_types import Folio
 from migrate_vma_spec.events import DriverStep, Event, WaitEnded
@@ -23,8 +24,8 @@ class DeclarationError(Exception):
     """A driver's state is declared or used against the rules; the message names the field and says what to write."""
 
 
-@frozen
-class DriverSlot:
+@frozen(eq=False)
+class DriverSlot(Handle):
     """One field of a driver's state, and the key of its slot."""
 
     device: str

@@ -117,7 +117,8 @@ class FreeList(Container):
 class MirrorEntry:
     """One entry of a device's page table. `pfn` is None where the CPU's page table has the zero page.
 
-    `atomic` says that the device has the page for itself (make_device_exclusive), as the driver noted it.
+    `atomic` says that the device has the page for itself (make_device_exclusive), as the driver noted it. `bare`: the driver
+    noted a page that has no memory behind it, so that to reach through the entry is the end of the kernel.
     """
 
     mm: int
@@ -125,6 +126,7 @@ class MirrorEntry:
     pfn: int | None
     write: bool
     atomic: bool = False
+    bare: bool = False
 
 
 _Table = tuple[MirrorEntry, ...]
@@ -171,6 +173,8 @@ def _access(table: _Table, slot: DriverSlot, mm: int, addr: int, write: bool) ->
     entry = _entry(table, mm, addr)
     if entry is None or (write and not entry.write):
         return (table,), False, slot.did(f"mm {mm} page {addr}: device fault")
+    if entry.bare:
+        return (table,), True, Oops(f"{slot.device} reaches through a page that has no memory behind it", entry.pfn)
     return (table,), True, DeviceAccessed(slot.device, mm, addr, entry.pfn, write)
 
 
@@ -182,9 +186,9 @@ class Mirror(Container):
     def first(self) -> Hashable:
         return ()
 
-    async def map(self, mm: Mm, addr: int, folio: Folio | None, write: bool, atomic: bool = False) -> None:
+    async def map(self, mm: Mm, addr: int, folio: Folio | None, write: bool, atomic: bool = False, bare: bool = False) -> None:
         """Map the page, over what was there. `folio` is None for the zero page."""
-        entry = MirrorEntry(mm.number, addr, None if folio is None else folio.pfn, write, atomic)
+        entry = MirrorEntry(mm.number, addr, None if folio is None else folio.pfn, write, atomic, bare)
         await traps.step(_map, self.key, args=(self.at, entry))
 
     async def unmap(self, mm: Mm, addr: int) -> bool:
@@ -208,19 +212,25 @@ class Mirror(Container):
 # ---- the declaration -------------------------------------------------------------------------------------------------
 
 
-@frozen
 class State:
     """A driver's state as the driver sees it: each declared container, bound to this device's slots."""
 
-    device: str
-    declared: Shared
+    canonical_constant: ClassVar[bool] = True
+
+    def __init__(self, device: str, declared: Mapping[str, Container]) -> None:
+        vars(self).update(_device=device)
+        vars(self).update((name, container.bind(DriverSlot(device, name))) for name, container in declared.items())
 
     def __getattr__(self, name: str) -> Any:
-        container = self.declared.fields.get(name)
-        if container is None:
-            known = ", ".join(self.declared.fields) or "nothing"
-            raise AttributeError(f"the state of {self.device} has no {name}: it declares {known}")
-        return container.bind(DriverSlot(self.device, name))
+        known = ", ".join(name for name in vars(self) if name != "_device") or "nothing"
+        raise AttributeError(f"the state of {self._device} has no {name}: it declares {known}")
+
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise DeclarationError(
+            f"state.{name} of {self._device} is set to {brief(value)}, which nobody would see: "
+            f"write await self.state.{name}.set(...)"
+        )
 
 
 class Shared:
@@ -230,6 +240,14 @@ class Shared:
 
     def __init__(self, fields: Mapping[str, Container]) -> None:
         self.fields: Mapping[str, Container] = MappingProxyType(dict(fields))
+        self._states: dict[str, State] = {}
+
+    def of(self, device: str) -> State:
+        """The state of the device of this name: always the same object, which is a constant."""
+        state = self._states.get(device)
+        if state is None:
+            state = self._states[device] = State(device, self.fields)
+        return state
 
     @overload
     def __get__(self, driver: None, owner: type) -> Self: ...
@@ -238,11 +256,12 @@ class Shared:
     def __get__(self, driver: Any, owner: type) -> State: ...
 
     def __get__(self, driver: Any, owner: type) -> Self | State:
-        return self if driver is None else State(driver.name, self)
+        return self if driver is None else self.of(driver.name)
 
     def slots(self, device: str, folios: tuple[Folio, ...]) -> dict[Key, Any]:
         """The slots of this state with their first values, for a device with these frames."""
-        bound = [container.bind(DriverSlot(device, name)) for name, container in self.fields.items()]
+        state = self.of(device)
+        bound: list[Container] = [getattr(state, name) for name in self.fields]
         return {each.key: each.first_of(folios) if isinstance(each, FreeList) else each.first for each in bound}
 
 

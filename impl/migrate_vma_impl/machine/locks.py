@@ -6,24 +6,27 @@ kept, which keeps states few (a ticket order would multiply them). A handle is t
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.handles import Handle
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_spec.events import LockDropped, LockMissed, LockTaken, Oops
 from migrate_vma_spec.vocabulary import LockMode
 
 
-@frozen
-class SpinLock:
+def _name(lock: SpinLock | Mutex | RwSem) -> str:
+    return f"{lock.kind}:{lock.number}"
+
+
+@frozen(eq=False)
+class SpinLock(Handle):
     """A spinlock named `kind:number` in traces; its slot holds whether it is held."""
 
     kind: str
     number: int | str = 0
 
-    @property
-    def name(self) -> str:
-        return f"{self.kind}:{self.number}"
+    name: str = field(init=False, repr=False, default=Factory(_name, takes_self=True))
 
     free = False
 
@@ -52,16 +55,14 @@ async def spin_unlock(lock: SpinLock) -> None:
     await traps.spin_unlock_step(_drop, lock, (lock.name, LockMode.SPIN))
 
 
-@frozen
-class Mutex:
+@frozen(eq=False)
+class Mutex(Handle):
     """A sleeping lock; its slot holds whether it is held."""
 
     kind: str
     number: int | str = 0
 
-    @property
-    def name(self) -> str:
-        return f"{self.kind}:{self.number}"
+    name: str = field(init=False, repr=False, default=Factory(_name, takes_self=True))
 
     free = False
 
@@ -78,16 +79,14 @@ async def mutex_unlock(lock: Mutex) -> None:
     await traps.step(_drop, lock, args=(lock.name, LockMode.SLEEP))
 
 
-@frozen
-class RwSem:
+@frozen(eq=False)
+class RwSem(Handle):
     """A reader-writer semaphore; its slot holds the number of readers, or -1 for a writer. Readers pass waiting writers."""
 
     kind: str
     number: int | str = 0
 
-    @property
-    def name(self) -> str:
-        return f"{self.kind}:{self.number}"
+    name: str = field(init=False, repr=False, default=Factory(_name, takes_self=True))
 
     free = 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import define, field
 
-from migrate_vma_impl.machine.automaton import NOTE_LIMIT, Ended, abandon, depth_change, drive
+from migrate_vma_impl.machine.automaton import NOTE_LIMIT, SPINS, Ended, abandon, depth_change, drive
 from migrate_vma_impl.machine.local_state import Canon, local_state_key
 from migrate_vma_impl.machine.scheduling import Operation, resolve, yields_cpu
 from migrate_vma_impl.machine.space import PROLOGUE_LIMIT, PrologueError
@@ -21,7 +21,9 @@ from migrate_vma_spec.events import Chose, Event, Oops, Step
 
 @define(eq=False)
 class _Live:
-    """A task of the run: its coroutine, what it asks for, and how far it has come."""
+    """A task of the run: its coroutine, what it asks for, and how far it has come. `outcome` is what its trap came to when the
+    slots were as of version `judged`.
+    """
 
     task: Task
     coroutine: Coroutine[Any, Any, None]
@@ -29,7 +31,8 @@ class _Live:
     ended: Ended | None = None
     depth: int = 0
     count: int = 0
-    judged: tuple[int, Outcome] | None = None
+    judged: int = -1
+    outcome: Outcome = None
     started: bool = False
     asked: dict[str, int] = field(factory=dict[str, int])
 
@@ -39,12 +42,16 @@ class _Live:
 
 
 class Run:
-    """A system under way. Tasks are numbered as in `Space.tasks`: the prologue is 0 and has run when the object exists."""
+    """A system under way. Tasks are numbered as in `Space.tasks`: the prologue is 0 and has run when the object exists.
+
+    `offsets` is the length of the trace before each step after that; `stacks` are the functions that each line was said in.
+    """
 
     def __init__(self, system: System, preemption: Preemption, *, stacks: bool = False) -> None:
         self.preemption = preemption
         self.fallible = system.fallible
         self.trace: list[Step] = []
+        self.offsets: list[int] = []
         self.stacks: list[tuple[str, ...]] | None = [] if stacks else None
         self.stopped = False
         self._values = list(system.slots.values())
@@ -53,9 +60,11 @@ class Run:
         daemons = [task for task in system.tasks if task.daemon]
         order = [system.prologue, *daemons, *(task for task in system.tasks if not task.daemon)]
         self.tasks = [_Live(task, task.function(*task.values)) for task in order]
+        self._unfinished = sum(not task.daemon for task in order)
         self._current: dict[int, int] = {}
         self._run_prologue()
         self.prologue_length = len(self.trace)
+        self.offsets.clear()
         self._current.clear()
         for live in self.tasks:
             live.count = 0
@@ -69,24 +78,23 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return all(live.ended is not None for live in self.tasks[1:] if not live.task.daemon)
+        return not self._unfinished
 
     # ---- what can run ------------------------------------------------------------------------------------------------
 
-    def _outcome(self, live: _Live) -> Outcome:
+    def _outcome(self, live: _Live, operation: Operation) -> Outcome:
         """What the task's trap comes to now; worked out once, for who asks whether it can run mostly lets it."""
-        if live.judged is None or live.judged[0] != self._version:
-            operation = live.operation
-            assert operation is not None  # noqa: S101  (for the type checker)
-            live.judged = self._version, operation.outcome(tuple([self._values[slot] for slot in operation.slots]))
-        return live.judged[1]
+        if live.judged != self._version:
+            values = self._values
+            live.outcome = operation.outcome([values[slot] for slot in operation.slots])
+            live.judged = self._version
+        return live.outcome
 
     def _completes(self, live: _Live) -> bool:
-        if live.ended is not None:
-            return False
-        if live.operation is None or live.operation.trap.kind is Kind.CHOICE:
-            return True
-        return self._outcome(live) is not None
+        operation = live.operation
+        if operation is None:
+            return live.ended is None
+        return operation.trap.kind is Kind.CHOICE or self._outcome(live, operation) is not None
 
     def can_complete(self, number: int) -> bool:
         """Whether the task does not have to wait, be its CPU its own or another's."""
@@ -97,8 +105,8 @@ class Run:
         live = self.tasks[number]
         if self.stopped or not self._completes(live):
             return False
-        current = self._current.get(live.task.cpu)
-        if current is None or current == number:
+        current = self._current.get(live.task.cpu, number)
+        if current == number:
             return True
         other = self.tasks[current]
         if other.ended is not None or other.trap is None:
@@ -121,67 +129,91 @@ class Run:
     def step(self, number: int, answer: int = 0) -> list[Step]:
         """Make the next step of a task that can run; `answer` is for data choices."""
         live = self.tasks[number]
-        events: list[Event] = []
-        reply: Any = None
-        if live.operation is not None:
-            reply, event = self._perform(live, answer)
-            events.append(event)
-            live.depth += depth_change(live.operation.trap, reply)
+        length = len(self.trace)
         self._current[live.task.cpu] = number
-        live.count += 1
-        stacks = [] if self.stacks is None else [self._stack(live)] * len(events)
-        if events and isinstance(events[0], Oops):
-            self.stopped = True
-        else:
-            self._advance(live, reply, events, stacks)
-        said = [Step(live.task.name, live.task.cpu, event) for event in events]
-        self.trace.extend(said)
-        if self.stacks is not None:
-            self.stacks.extend(stacks)
-        return said
+        self._make(live, answer)
+        return self.trace[length:]
 
-    def _perform(self, live: _Live, answer: int) -> tuple[Any, Event]:
-        operation = live.operation
-        assert operation is not None  # noqa: S101  (for the type checker)
-        if operation.trap.kind is Kind.CHOICE:
-            what = operation.args[0]
-            live.asked[what] = live.asked.get(what, 0) + 1
-            return answer, Chose(what, answer)
-        outcome = self._outcome(live)
-        assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101  (for the type checker)
-        for slot, value in zip(operation.slots, outcome[0], strict=True):
-            self._values[slot] = value
-        self._version += 1
-        return outcome[1], outcome[2]
+    def proceed(self, number: int, most: int) -> int:
+        """Make up to `most` steps of a task, for as long as it can run and is asked nothing. How many it made.
 
-    def _advance(self, live: _Live, reply: Any, events: list[Event], stacks: list[tuple[str, ...]]) -> None:
-        """Give the task its answer and take its notes, up to its next trap or its end."""
-        live.started = True
-        asked = drive(live.coroutine, reply)
-        notes = 0
-        while isinstance(asked, Trap) and asked.kind is Kind.NOTE:
-            events.append(asked.args[0])
-            stacks.append(self._stack(live))
-            notes += 1
-            if notes > NOTE_LIMIT:
-                asked = Ended("the task loops without any visible step")
+        Nobody else runs in between, so it comes to the same as a `step` for each, at less cost.
+        """
+        if not self.can_run(number):
+            return 0
+        live, made = self.tasks[number], 0
+        self._current[live.task.cpu] = number
+        while made < most and not self.stopped:
+            operation = live.operation
+            if operation is None:
+                if live.ended is not None:
+                    break
+            elif operation.trap.kind is Kind.CHOICE or self._outcome(live, operation) is None:
                 break
-            asked = drive(live.coroutine, None)
-        if isinstance(asked, Ended):
-            live.ended, live.operation = asked, None
-        else:
-            live.operation = resolve(asked, live.task, self._index)
-        live.judged = None
+            self._make(live, 0)
+            made += 1
+        return made
+
+    def _make(self, live: _Live, answer: int) -> None:
+        """One step: what the task's trap does, what the task then says, and how far it comes."""
+        operation, reply = live.operation, None
+        live.count += 1
+        self.offsets.append(len(self.trace))
+        if operation is not None:
+            reply, event = self._ask(live, operation, answer) if operation.trap.kind is Kind.CHOICE else self._do(live, operation)
+            if self.stacks is not None:
+                self.stacks.append(self._stack(live))
+            self.trace.append(Step(live.task.name, live.task.cpu, event))
+            if isinstance(event, Oops):
+                self.stopped = True
+                return
+        self._advance(live, reply)
+
+    def _ask(self, live: _Live, operation: Operation, answer: int) -> tuple[Any, Event]:
+        what = operation.args[0]
+        live.asked[what] = live.asked.get(what, 0) + 1
+        return answer, Chose(what, answer)
+
+    def _do(self, live: _Live, operation: Operation) -> tuple[Any, Event]:
+        outcome = self._outcome(live, operation)
+        assert outcome is not None, f"{live.task.name} cannot run"  # noqa: S101  (for the type checker)
+        after, reply, event = outcome
+        values = self._values
+        for slot, value in zip(operation.slots, after):  # noqa: B905  (Operation.outcome has counted them)
+            values[slot] = value
+        self._version += 1
+        if operation.trap.kind in SPINS:
+            live.depth += depth_change(operation.trap, reply)
+        return reply, event
+
+    def _advance(self, live: _Live, reply: Any) -> None:
+        """Give the task its answer and take its notes, up to its next trap or its end."""
+        task, coroutine = live.task, live.coroutine
+        live.started = True
+        live.judged = -1
+        asked = drive(coroutine, reply)
+        notes = 0
+        while isinstance(asked, Trap):
+            if asked.kind is not Kind.NOTE:
+                live.operation = resolve(asked, task, self._index)
+                return
+            self.trace.append(Step(task.name, task.cpu, asked.args[0]))
+            if self.stacks is not None:
+                self.stacks.append(self._stack(live))
+            notes += 1
+            asked = drive(coroutine, None) if notes <= NOTE_LIMIT else Ended("the task loops without any visible step")
+        live.ended, live.operation = asked, None
+        self._unfinished -= not task.daemon
 
     def _stack(self, live: _Live) -> tuple[str, ...]:
         """The kernel functions that the task is in, outermost first."""
-        if self.stacks is None:
-            return ()
         names: list[str] = []
         inner: Any = live.coroutine
-        while inner is not None and hasattr(inner, "cr_code"):
+        while hasattr(inner, "cr_code"):
             names.append(inner.cr_code.co_name)
             inner = inner.cr_await
+        if hasattr(inner, "gi_code"):
+            names.append(inner.gi_code.co_name)
         return tuple(names)
 
     def state_key(self) -> Hashable:

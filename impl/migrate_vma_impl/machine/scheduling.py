@@ -6,10 +6,10 @@ ended, or stands where the preemption model lets another in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import define
 
 from migrate_vma_impl.machine.automaton import ModelError
 from migrate_vma_impl.machine.system import Preemption, Task
@@ -38,46 +38,38 @@ def yields_cpu(trap: Trap, depth: int, waiting: bool, model: Preemption) -> bool
     return model is Preemption.FULL and not (waiting and trap.kind is Kind.SPIN_LOCK)
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Operation:
-    """A trap as one task means it: slots by index, arguments with the task's own name filled in."""
+    """A trap as one task means it: slots by index, arguments with the task's own name filled in. As a trap, it is not changed."""
 
     trap: Trap
     effect: Effect
-    slots: tuple[int, ...]
+    slots: Sequence[int]
     args: tuple[Any, ...]
 
-    def outcome(self, values: tuple[Any, ...]) -> Outcome:
+    def outcome(self, values: Sequence[Any]) -> Outcome:
         """Evaluate the effect. Raises ModelError where it raises or returns nonsense."""
         try:
             result = self.effect(*values, *self.args)
         except Exception as error:
             raise ModelError(f"the effect {self.effect.__qualname__} raised {type(error).__name__}: {error}") from error
-        if not _is_outcome(result, len(self.slots)):
-            raise ModelError(
-                f"the effect {self.effect.__qualname__} returned {result!r}; "
-                f"expected None or (a tuple of {len(self.slots)} new values, an answer, an event)"
-            )
-        return result
-
-
-def _is_outcome(result: Any, slots: int) -> bool:
-    """Effects of third parties need not type-check."""
-    return result is None or (isinstance(result, tuple) and len(result) == 3 and len(result[0]) == slots)  # pyright: ignore[reportUnknownArgumentType]
+        if result is None or (isinstance(result, tuple) and len(result) == 3 and len(result[0]) == len(values)):  # pyright: ignore[reportUnnecessaryIsInstance]  # effects of third parties need not type-check
+            return result
+        raise ModelError(
+            f"the effect {self.effect.__qualname__} returned {result!r}; "
+            f"expected None or (a tuple of {len(values)} new values, an answer, an event)"
+        )
 
 
 def resolve(trap: Trap, task: Task, index: Mapping[Key, int]) -> Operation:
     """Raises ModelError when the trap names a slot that does not exist."""
-    slots: list[int] = []
-    for named in trap.keys:
-        key = named.make(task.cpu) if type(named) is ThisCpu else named
-        slot = index.get(key)
-        if slot is None:
-            raise ModelError(f"task {task.name} touched {key!r}, which is no slot of this system")
-        slots.append(slot)
+    try:
+        slots = [index[key.make(task.cpu) if type(key) is ThisCpu else key] for key in trap.keys]
+    except KeyError as error:
+        raise ModelError(f"task {task.name} touched {error.args[0]!r}, which is no slot of this system") from None
     args = trap.args
     for arg in args:
         if arg is ME:
             args = tuple([task.name if arg is ME else arg for arg in args])
             break
-    return Operation(trap, trap.effect, tuple(slots), args)
+    return Operation(trap, trap.effect, slots, args)

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from migrate_vma_spec.events import Chose, Event, Oops, PointPassed
 from migrate_vma_spec.vocabulary import Point
@@ -58,9 +58,12 @@ ME = _Me.ME
 """As an argument of an effect: the name of the task that traps."""
 
 
-@frozen
+@define(eq=False)
 class Trap:
-    """One suspension. `point` is set for scheduling points, `answers` for data choices."""
+    """One suspension. `point` is set for scheduling points, `answers` for data choices.
+
+    Nobody changes one. It is not frozen because one is made for every step, and frozen ones take three times as long to make.
+    """
 
     kind: Kind
     effect: Effect
@@ -74,74 +77,93 @@ class Abandoned(BaseException):
     """Thrown by the machine into a coroutine that it no longer needs; kernel and driver code must let it pass."""
 
 
+Suspension = Generator[Trap, Any, Any]
+"""What is awaited: a generator that hands one trap to the machine, and returns the answer. The `yield`s of this file are the only
+ones of the simulated kernel."""
+
+_STEP, _SLEEP, _NOTE = Kind.STEP, Kind.SLEEP, Kind.NOTE
+_SPIN_LOCK, _SPIN_UNLOCK = Kind.SPIN_LOCK, Kind.SPIN_UNLOCK
+
+
 @types.coroutine
-def suspend(trap: Trap) -> Generator[Trap, Any, Any]:
-    """Hand a trap to the machine. The one `yield` of the simulated kernel."""
-    return (yield trap)
-
-
-async def step(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
+def step(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Suspension:
     """One visible step on the slots `keys`. While its effect gives None the task spins on its CPU."""
-    return await suspend(Trap(Kind.STEP, effect, keys, args))
+    return (yield Trap(_STEP, effect, keys, args))
 
 
-async def sleep_until(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Any:
+@types.coroutine
+def sleep_until(effect: Effect, *keys: Key, args: tuple[Any, ...] = ()) -> Suspension:
     """As `step`, but while its effect gives None the task sleeps and another may have the CPU.
 
     Functions that may sleep begin with might_sleep() in the kernel, so such a step is also a scheduling point of that kind.
     """
-    return await suspend(Trap(Kind.SLEEP, effect, keys, args))
+    return (yield Trap(_SLEEP, effect, keys, args))
 
 
-async def spin_lock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> Any:
+@types.coroutine
+def spin_lock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> Suspension:
     """As `step`; a true answer disables preemption on this CPU (spin_lock and spin_trylock)."""
-    return await suspend(Trap(Kind.SPIN_LOCK, effect, (key,), args))
+    return (yield Trap(_SPIN_LOCK, effect, (key,), args))
 
 
-async def spin_unlock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> None:
+@types.coroutine
+def spin_unlock_step(effect: Effect, key: Key, args: tuple[Any, ...] = ()) -> Generator[Trap, Any, None]:
     """As `step`; enables preemption again."""
-    await suspend(Trap(Kind.SPIN_UNLOCK, effect, (key,), args))
+    yield Trap(_SPIN_UNLOCK, effect, (key,), args)
 
 
 def _note(event: Event) -> Outcome:
     return (), None, event
 
 
-async def note(event: Event) -> None:
+@types.coroutine
+def note(event: Event) -> Generator[Trap, Any, None]:
     """Say in the trace what the task does (a call begins, an operation ends). Part of the step before it: nobody runs in
     between.
     """
-    await suspend(Trap(Kind.NOTE, _note, args=(event,)))
+    yield Trap(_NOTE, _note, (), (event,))
 
 
-async def oops(what: str, pfn: int | None = None) -> None:
+@types.coroutine
+def oops(what: str, pfn: int | None = None) -> Generator[Trap, Any, None]:
     """Stop the machine: the kernel's own check failed, and what follows is undefined."""
-    await suspend(Trap(Kind.STEP, _note, args=(Oops(what, pfn),)))
+    yield Trap(_STEP, _note, (), (Oops(what, pfn),))
 
 
 def _pass(point: Point) -> Outcome:
     return (), None, PointPassed(point)
 
 
-async def cond_resched() -> None:
+def _point(point: Point) -> Trap:
+    return Trap(Kind.POINT, _pass, (), (point,), point)
+
+
+_COND_RESCHED, _MIGHT_SLEEP, _USER = _point(Point.COND_RESCHED), _point(Point.MIGHT_SLEEP), _point(Point.USER)
+
+
+@types.coroutine
+def cond_resched() -> Generator[Trap, Any, None]:
     """A point at which voluntary preemption may take the CPU away."""
-    await suspend(Trap(Kind.POINT, _pass, args=(Point.COND_RESCHED,), point=Point.COND_RESCHED))
+    yield _COND_RESCHED
 
 
-async def might_sleep() -> None:
+@types.coroutine
+def might_sleep() -> Generator[Trap, Any, None]:
     """A point as cond_resched is, except under `none`."""
-    await suspend(Trap(Kind.POINT, _pass, args=(Point.MIGHT_SLEEP,), point=Point.MIGHT_SLEEP))
+    yield _MIGHT_SLEEP
 
 
-async def return_to_user() -> None:
+@types.coroutine
+def return_to_user() -> Generator[Trap, Any, None]:
     """The way back to user space: a scheduling point under every model."""
-    await suspend(Trap(Kind.POINT, _pass, args=(Point.USER,), point=Point.USER))
+    yield _USER
 
 
 def _choose(what: str, answer: int) -> Outcome:
     return (), answer, Chose(what, answer)
 
 
-async def choose(what: str, answers: int = 2) -> int:
+@types.coroutine
+def choose(what: str, answers: int = 2) -> Generator[Trap, Any, int]:
     """Ask for data that the code does not decide: 0 is the default (it succeeds), 1.. the others (it fails, in way 1, 2, ...)."""
-    return int(await suspend(Trap(Kind.CHOICE, _choose, args=(what,), answers=answers)))
+    return int((yield Trap(Kind.CHOICE, _choose, (), (what,), answers=answers)))

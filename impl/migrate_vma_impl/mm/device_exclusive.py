@@ -1,4 +1,4 @@
-"""make_device_exclusive: a page for one device alone, until a CPU touches it (mm/rmap.c, 7.3).
+"""make_device_exclusive: a page for one device alone, until a CPU touches it (mm/rmap.c, 7.3; by ranges, 6.1).
 
 Rules:
 - The caller holds mmap_lock for reading, and must ignore the notification of its own (event EXCLUSIVE, with `owner`), or it would
@@ -17,7 +17,7 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import mmu_notifier, swap
-from migrate_vma_impl.mm.folio import folio_lock, page_folio
+from migrate_vma_impl.mm.folio import folio_lock, folio_trylock, page_folio
 from migrate_vma_impl.mm.gup import get_user_pages_remote
 from migrate_vma_impl.mm.gup_grab import Foll
 from migrate_vma_impl.mm.memory_exclusive import unlock_and_put
@@ -74,6 +74,40 @@ async def make_device_exclusive(
         if made:
             return page, folio
         await unlock_and_put(kernel, folio)
+
+
+async def make_device_exclusive_range(
+    kernel: Kernel, mm: Mm, vmas: tuple[Vma, ...], start: int, end: int, owner: str | None = None
+) -> list[Folio | None]:
+    """As drivers called it up to v6.14: what get_user_pages found of [start, end), which may be less than all, with None for the
+    pages that were not to be had. The others are locked and referenced, for the driver to unlock and put.
+
+    Only the first page of a folio is to be had, and none that is locked.
+    """
+    found = await get_user_pages_remote(kernel, mm, vmas, start, end - start, Foll.WRITE | Foll.SPLIT_PMD)
+    pages = [] if isinstance(found, Errno) else found.pages
+    return [await _take_found(kernel, mm, vmas, start + i, page, owner) for i, page in enumerate(pages)]
+
+
+async def _take_found(
+    kernel: Kernel, mm: Mm, vmas: tuple[Vma, ...], addr: int, page: Folio | None, owner: str | None
+) -> Folio | None:
+    """folio_make_device_exclusive, for one page that get_user_pages found."""
+    vma = find_vma(vmas, addr)
+    if page is None or vma is None:
+        return None
+    folio = await page_folio(kernel, page)
+    if page != folio or not await folio_trylock(folio):
+        await swap.folio_put(kernel, folio)
+        return None
+    made = False
+    if await traps.step(_is_anon, folio):
+        await mmu_notifier.invalidate_range_start(kernel, mm, addr, addr + 1, NotifyReason.EXCLUSIVE, owner)
+        made = await _replace(kernel, vma, addr, page, folio)
+        await mmu_notifier.invalidate_range_end(kernel, mm, addr, addr + 1)
+    if not made:
+        await unlock_and_put(kernel, folio)
+    return page if made else None
 
 
 async def _replace(kernel: Kernel, vma: Vma, addr: int, page: Folio, folio: Folio) -> bool:

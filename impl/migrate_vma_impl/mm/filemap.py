@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import RwSem, spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Key, Outcome
@@ -36,6 +34,7 @@ from migrate_vma_spec.events import (
     PageFilled,
     PageWritten,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import NotifyReason, PteKind
 
 if TYPE_CHECKING:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import ME, Outcome
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, Waiter, WaitMode
@@ -26,6 +24,7 @@ from migrate_vma_spec.events import (
     WaitBegan,
     WaitEnded,
 )
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

@@ -14,8 +14,6 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import swap
@@ -23,6 +21,7 @@ from migrate_vma_impl.mm.folio import folio_lock, folio_unlock, page_folio
 from migrate_vma_impl.mm.mm_types import Folio, FolioState
 from migrate_vma_impl.mm.rmap import folio_mark_dirty
 from migrate_vma_spec.events import FolioGot, FolioRead, Oops
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

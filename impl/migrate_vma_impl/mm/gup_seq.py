@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.handles import Handle
 from migrate_vma_impl.machine.traps import ME, Key, Outcome
 from migrate_vma_impl.mm.mm_types import Mm
 from migrate_vma_spec.events import WriteProtectSeqChanged, WriteProtectSeqRead
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 
-@frozen
-class WriteProtectSeq:
+@frozen(eq=False)
+class WriteProtectSeq(Handle):
     """mm_struct.write_protect_seq, and the key of its slot (SeqState)."""
 
     mm: int

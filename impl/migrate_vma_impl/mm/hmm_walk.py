@@ -14,7 +14,7 @@ import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from attrs import define, evolve
+from attrs import define
 
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.mm import migrate
@@ -23,6 +23,7 @@ from migrate_vma_impl.mm.huge_memory_migrate import pmd_migration_entry_wait
 from migrate_vma_impl.mm.mm_types import FaultContext, Folio, Vma
 from migrate_vma_impl.mm.mmap_lock import find_vma
 from migrate_vma_impl.mm.pgtable import hpage_nr, leaf_page, pmd_ranges, pmdp_get, pte_present, ptep_get
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:

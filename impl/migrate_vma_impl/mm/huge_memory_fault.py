@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -38,6 +36,7 @@ from migrate_vma_impl.mm.pgtable import hpage_nr, mk_pte, pmd_trans_huge, pmdp_g
 from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap, folio_move_anon_rmap
 from migrate_vma_impl.mm.userfaultfd import handle_userfault, userfaultfd_missing, userfaultfd_pte_wp
 from migrate_vma_spec.events import FolioRead
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import NotifyReason, Pte, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:

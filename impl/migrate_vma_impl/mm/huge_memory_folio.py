@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock, up_write
 from migrate_vma_impl.machine.traps import Outcome
@@ -26,6 +24,7 @@ from migrate_vma_impl.mm.pgtable import ptep_get, set_pte_at
 from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_mapping_place, rmap_lock_write, shows
 from migrate_vma_impl.mm.rmap_migrate import try_to_migrate_one
 from migrate_vma_spec.events import FolioRead, FolioSplit, SplitCallback
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PteKind
 
 if TYPE_CHECKING:
@@ -100,11 +99,11 @@ async def folio_split_unmapped(kernel: Kernel, folio: Folio) -> bool:
     if pages == 1 or not await traps.step(_split, *frames):
         return False
     if kernel.is_device_private(folio):
-        await _tell_driver(kernel, folio, frames[1:])
+        await kernel.generation.steps.tell_of_split(kernel, folio, frames[1:])
     return True
 
 
-async def _tell_driver(kernel: Kernel, head: Folio, tails: tuple[Folio, ...]) -> None:
+async def tell_of_split(kernel: Kernel, head: Folio, tails: tuple[Folio, ...]) -> None:
     """zone_device_private_split_cb: for each new folio, and once more when all are told of."""
     driver = kernel.driver_of(head)
     for tail in (*tails, None):

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -48,6 +46,7 @@ from migrate_vma_spec.events import (
     RmapAdded,
     RmapRemoved,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, NotifyReason, Pte, PteKind
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -37,6 +35,7 @@ from migrate_vma_impl.mm.mm_types import Folio, FolioState, Vma
 from migrate_vma_impl.mm.pgtable import hpage_nr, pmd_is_huge, pmd_slot, pmd_trans_huge, pmdp_get, pte_present, pte_wrprotect
 from migrate_vma_impl.mm.rmap import folio_remove_rmap, folio_try_dup_anon_rmap
 from migrate_vma_spec.events import FolioCleaned, FolioLazyfreed, FolioRead, PmdChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -28,6 +26,7 @@ from migrate_vma_impl.mm.mmap import mmap_region
 from migrate_vma_impl.mm.pgtable import hpage_nr, mk_pte, pmdp_get, pte_mkdirty
 from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap, folio_remove_rmap
 from migrate_vma_spec.events import ExclusiveTaken
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Errno, NotifyReason, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -35,7 +33,9 @@ from migrate_vma_impl.mm.pgtable import (
     ptep_get,
 )
 from migrate_vma_impl.mm.swapfile import folio_free_swap, swap_put_entries_direct
+from migrate_vma_impl.mm.tlb_batch import flush_tlb_batched_pending
 from migrate_vma_spec.events import FolioLazyfreed, FolioRead, LazyMmuEntered, LazyMmuLeft, PteChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Errno, Lru, NotifyReason, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ async def madvise_free_pte_range(kernel: Kernel, vma: Vma, start: int, end: int)
         return False
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return False
+    await flush_tlb_batched_pending(kernel, vma.mm)
     await traps.note(LazyMmuEntered(vma.mm.number))
     flush = False
     for addr in range(start, end):
@@ -191,6 +192,7 @@ async def madvise_cold_pte_range(kernel: Kernel, vma: Vma, start: int, end: int)
     """madvise_cold_or_pageout_pte_range, for MADV_COLD. Whether translations have to go, for the next access must set young."""
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return False
+    await flush_tlb_batched_pending(kernel, vma.mm)
     await traps.note(LazyMmuEntered(vma.mm.number))
     flush = False
     for addr in range(start, end):
@@ -212,13 +214,14 @@ async def _make_cold(kernel: Kernel, vma: Vma, addr: int) -> bool:
 
 
 async def madvise_hugepage_range(kernel: Kernel, mm: Mm, start: int, end: int, enable: bool) -> int:
-    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: a flag of the VMAs."""
+    """MADV_HUGEPAGE and MADV_NOHUGEPAGE: a flag of the VMAs. One that has it is left alone, with its leaves."""
     if not in_range(kernel, start, end):
         return -Errno.EINVAL
     _, vmas = await mmap_write_lock(mm)
     on, off = (VmFlags.HUGEPAGE, VmFlags.NOHUGEPAGE) if enable else (VmFlags.NOHUGEPAGE, VmFlags.HUGEPAGE)
     for vma in overlap(vmas, start, end):
-        part = inside(vma, start, end)
-        await vma_modify_flags(kernel, vma, part.start, part.end, vma.flags & ~off | on)
+        part, flags = inside(vma, start, end), vma.flags & ~off | on
+        if flags != vma.flags:
+            await vma_modify_flags(kernel, vma, part.start, part.end, flags)
     await mmap_write_unlock(mm)
     return 0 if covers(vmas, start, end) else -Errno.ENOMEM

@@ -18,6 +18,7 @@ from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm, Vma
 from migrate_vma_impl.mm.mmap import covers, in_range, inside, overlap
 from migrate_vma_impl.mm.mmap_lock import mmap_read_lock, mmap_read_unlock
 from migrate_vma_impl.mm.pgtable import pmd_ranges, pte_offset_map_lock, ptep_get
+from migrate_vma_impl.mm.tlb_batch import flush_tlb_batched_pending
 from migrate_vma_impl.mm.vmscan import reclaim_pages
 from migrate_vma_spec.events import FolioRead
 from migrate_vma_spec.vocabulary import Errno, Lru, PteKind, VmFlags
@@ -52,6 +53,7 @@ async def madvise_pageout(kernel: Kernel, vma: Vma, part: Vma) -> None:
 async def _pageout_pte_range(kernel: Kernel, vma: Vma, start: int, end: int) -> None:
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return
+    await flush_tlb_batched_pending(kernel, vma.mm)
     isolated: list[Folio] = []
     for addr in range(start, end):
         pte = await ptep_get(vma.mm, addr)

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.mm import hugetlb, memcontrol, swap
@@ -46,6 +44,7 @@ from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap
 from migrate_vma_impl.mm.tlb import Access, access_memory
 from migrate_vma_impl.mm.userfaultfd import handle_userfault, userfaultfd_missing, vmf_orig_pte_uffd_wp
 from migrate_vma_spec.events import CallbackEntered, CallbackReturned, FaultBegan, FaultEnded
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:

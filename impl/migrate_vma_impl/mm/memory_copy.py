@@ -12,8 +12,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.mm import memcontrol, mmu_notifier, swap
 from migrate_vma_impl.mm.folio import folio_get, page_folio
@@ -37,6 +35,7 @@ from migrate_vma_impl.mm.pgtable import (
 )
 from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap, folio_try_dup_anon_rmap
 from migrate_vma_impl.mm.swapfile import swap_duplicate
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, NotifyReason, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -34,6 +32,7 @@ from migrate_vma_impl.mm.mm_types import FaultContext, FaultFlag, Folio, PteSlot
 from migrate_vma_impl.mm.mmap_lock import release_fault_lock
 from migrate_vma_impl.mm.pgtable import pte_mkdirty, pte_offset_map_lock, ptep_get
 from migrate_vma_spec.events import PteChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import NotifyReason, Pte, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:

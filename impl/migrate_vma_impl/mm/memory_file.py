@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.mm import memcontrol, swap
 from migrate_vma_impl.mm.filemap import filemap_fault, folio_in_cache, has_name, unlock_and_put
@@ -23,10 +21,11 @@ from migrate_vma_impl.mm.memory_lock import lock_if_same
 from migrate_vma_impl.mm.migrate_device_pages import folio_mark_uptodate
 from migrate_vma_impl.mm.mm_types import FaultContext, Folio, Vma
 from migrate_vma_impl.mm.page_alloc import alloc_page
-from migrate_vma_impl.mm.pgtable import flush_cache_page, mk_pte, pte_mkdirty, set_pte_at
+from migrate_vma_impl.mm.pgtable import flush_cache_page, mk_pte, pte_alloc, pte_mkdirty, set_pte_at
 from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_add_new_anon_rmap, folio_mark_dirty
 from migrate_vma_impl.mm.shmem import shmem_fault
 from migrate_vma_impl.mm.userfaultfd import vmf_orig_pte_uffd_wp
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import VmFault, VmFlags
 
 if TYPE_CHECKING:
@@ -64,9 +63,10 @@ async def _do_fault(kernel: Kernel, vmf: FaultContext) -> Folio | VmFault:
 
 async def finish_fault(kernel: Kernel, vmf: FaultContext, folio: Folio, *, copied: bool = False) -> VmFault:
     """Map the page if the entry is still the one of the fault; NOPAGE if it is not. `copied`: it is an anonymous copy."""
+    vma, addr = vmf.vma, vmf.address
+    await pte_alloc(kernel, vma.mm, addr)
     if not await lock_if_same(vmf):
         return VmFault.NOPAGE
-    vma, addr = vmf.vma, vmf.address
     if copied:
         await folio_add_new_anon_rmap(folio, vma, addr)
         await swap.folio_add_lru(kernel, folio)

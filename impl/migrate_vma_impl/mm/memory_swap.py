@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -27,6 +25,7 @@ from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_add_new_anon_rma
 from migrate_vma_impl.mm.swap_state import swapin
 from migrate_vma_impl.mm.swapfile import folio_free_swap, folio_put_swap
 from migrate_vma_spec.events import FolioRead, Oops
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Pte, VmFault, VmFlags
 
 if TYPE_CHECKING:

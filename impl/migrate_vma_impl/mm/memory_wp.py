@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -30,6 +28,7 @@ from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap, folio_move_anon_rm
 from migrate_vma_impl.mm.swapfile import folio_free_swap
 from migrate_vma_impl.mm.userfaultfd import handle_userfault, userfaultfd_pte_wp
 from migrate_vma_spec.events import FolioRead
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Lru, NotifyReason, Pte, VmFault, VmFlags
 
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -36,7 +34,9 @@ from migrate_vma_impl.mm.pgtable import (
 )
 from migrate_vma_impl.mm.rmap import folio_remove_rmap
 from migrate_vma_impl.mm.swapfile import swap_put_entries_direct
+from migrate_vma_impl.mm.tlb_batch import flush_tlb_batched_pending
 from migrate_vma_spec.events import FolioDirtied, FolioRead
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ async def zap_pte_range(kernel: Kernel, vma: Vma, start: int, end: int, gathered
     """The part of it that lies below one page table."""
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return 0
+    await flush_tlb_batched_pending(kernel, vma.mm)
     present = 0
     for addr in range(start, end):
         pte = await ptep_get(vma.mm, addr)

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Key, Outcome
 from migrate_vma_impl.mm.folio import folio_nr_pages
@@ -29,6 +27,7 @@ from migrate_vma_spec.events import (
     PgmapPut,
     ZoneDeviceDataRead,
 )
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import SpinLock, spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -32,6 +30,7 @@ from migrate_vma_impl.mm.pgtable import (
 )
 from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_mapping_place, rmap_walk_begin, rmap_walk_end, shows
 from migrate_vma_spec.events import Event, FlagsMoved, FolioMoved, Oops
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Pte, PteKind
 
 if TYPE_CHECKING:

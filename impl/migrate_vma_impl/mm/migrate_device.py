@@ -106,19 +106,25 @@ def _setup_called(args: MigrateVma) -> SetupCalled:
     )
 
 
-async def _setup(kernel: Kernel, args: MigrateVma) -> int:
-    nr_pages = args.end - args.start
+def check_arguments(args: MigrateVma) -> int:
+    """What setup refuses before it looks at anything but its arguments and the VMA, in the kernel's order."""
     vma = args.vma
     if vma is None or vma.flags & (VmFlags.HUGETLB | VM_SPECIAL | VmFlags.DAX):
         return -Errno.EINVAL
-    if nr_pages <= 0:
+    if args.end - args.start <= 0:
         return -Errno.EINVAL
     if args.start < vma.start or args.start >= vma.end:
         return -Errno.EINVAL
     if args.end <= vma.start or args.end > vma.end:
         return -Errno.EINVAL
-    if args.src is None or args.dst is None:
-        return -Errno.EINVAL
+    return -Errno.EINVAL if args.src is None or args.dst is None else 0
+
+
+async def _setup(kernel: Kernel, args: MigrateVma) -> int:
+    result = kernel.generation.steps.check_arguments(args)
+    if result or args.src is None or args.dst is None:
+        return result
+    nr_pages = args.end - args.start
     result = await kernel.generation.check_fault_page(kernel, args)
     if result or await too_short(nr_pages, args.src, args.dst):
         return result
@@ -198,14 +204,15 @@ async def _unmap_page(kernel: Kernel, page: Folio, folio: Folio, fault_page: Fol
 def no_unexpected_references(f: FolioState, extra: int) -> bool:
     """migrate_vma_check_page. A zone-device page has one reference of slack, left from the days of 1-based counts.
 
-    A page in the page cache or the swap cache has that cache's reference besides.
+    A page in the page cache or the swap cache has that cache's reference besides. What is still mapped is asked here, too
+    (folio_mapped, in migrate_device_unmap).
     """
     cached = f.file is not None or f.swap is not None
-    return f.refcount - (extra + f.is_zone_device + cached) <= f.mapcount
+    return not f.mapcount and f.refcount - (extra + f.is_zone_device + cached) <= 0
 
 
 def _check(f: FolioState, good: Callable[[FolioState, int], bool], extra: int) -> Outcome:
-    ok = f.mapcount == 0 and good(f, extra)
+    ok = good(f, extra)
     return (f,), ok, FolioChecked(f.pfn, f.refcount, f.mapcount, ok)
 
 

@@ -275,8 +275,13 @@ async def migrate_vma_split_unmapped_folio(kernel: Kernel, migrate: MigrateVma, 
     src[i] &= ~MIGRATE_PFN_COMPOUND
     flags = src[i] & ((1 << MIGRATE_PFN_SHIFT) - 1)
     for k in range(1, hpage_nr(kernel)):
-        src[i + k] = migrate_pfn(folio.pfn + k) | flags
+        src[i + k] = kernel.generation.steps.part_entry(folio.pfn, k, flags)
     return True
+
+
+def part_entry(pfn: int, number: int, flags: int) -> int:
+    """The entry of one page of a folio that was split."""
+    return migrate_pfn(pfn + number) | flags
 
 
 async def split_migration_pmds(kernel: Kernel, vma: Vma, addr: int, folio: Folio) -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -22,7 +20,7 @@ from migrate_vma_impl.mm.folio import folio_get, page_folio
 from migrate_vma_impl.mm.huge_memory_leaf import split_huge_pmd
 from migrate_vma_impl.mm.migrate import folio_migrate_mapping
 from migrate_vma_impl.mm.migrate_device_collect import may_populate
-from migrate_vma_impl.mm.migrate_mapping import folio_mapping
+from migrate_vma_impl.mm.migrate_mapping import Mapping, folio_mapping
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, MigrateVma, Mm, SwapSlot, Vma
 from migrate_vma_impl.mm.pgtable import (
     flush_cache_page,
@@ -40,6 +38,7 @@ from migrate_vma_impl.mm.pgtable import (
 )
 from migrate_vma_impl.mm.rmap import folio_add_new_anon_rmap
 from migrate_vma_spec.events import FolioUptodate
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import (
     MIGRATE_PFN_COMPOUND,
     MIGRATE_PFN_MIGRATE,
@@ -62,7 +61,7 @@ async def device_pages(kernel: Kernel, src: list[int], dst: list[int], npages: i
         nr = 1
         page, newpage = kernel.migrate_pfn_to_folio(src[i]), kernel.migrate_pfn_to_folio(dst[i])
         if newpage is None:
-            src[i] &= ~MIGRATE_PFN_MIGRATE
+            src[i] = kernel.generation.steps.skipped_entry(src[i])
         elif page is not None:
             await _move_entry(kernel, src, dst, i, page, newpage, migrate)
         elif src[i] & MIGRATE_PFN_MIGRATE:
@@ -81,6 +80,16 @@ async def _begin_inserts(kernel: Kernel, migrate: MigrateVma, mm: Mm, addr: int)
     """The first hole opens a notifier bracket over the rest of the range."""
     await mmu_notifier.invalidate_range_start(kernel, mm, addr, migrate.end, NotifyReason.MIGRATE, migrate.pgmap_owner)
     return addr
+
+
+def skipped_entry(entry: int) -> int:
+    """A source without a destination stays where it is."""
+    return entry & ~MIGRATE_PFN_MIGRATE
+
+
+def is_swap_cache(mapping: Mapping) -> bool:
+    """Whether a page may leave the cache that it is in for device memory: the swap cache only, for it is anonymous then."""
+    return isinstance(mapping, SwapSlot)
 
 
 # ---- sources that are pages ------------------------------------------------------------------------------------------
@@ -106,7 +115,8 @@ async def _move_entry(
                 return
     mapping = await folio_mapping(kernel, folio)
     if mapping is not None and kernel.is_zone_device(newfolio):
-        if not isinstance(mapping, SwapSlot) or not await kernel.generation.steps.free_swap(kernel, folio):
+        may_leave = kernel.generation.steps.may_leave_cache(mapping)
+        if not may_leave or not await kernel.generation.steps.free_swap(kernel, folio):
             src[i] &= ~MIGRATE_PFN_MIGRATE
             return
         mapping = await kernel.generation.steps.mapping_by_now(kernel, folio, mapping)

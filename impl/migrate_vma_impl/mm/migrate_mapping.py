@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, PageCache, SwapSlot, SwapSlotState
@@ -24,6 +22,7 @@ from migrate_vma_spec.events import (
     SwapCacheAdded,
     SwapCacheRemoved,
 )
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

@@ -10,14 +10,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 
-from attrs import define, evolve, frozen
+from attrs import define
 
+from migrate_vma_impl.machine.handles import Handle
 from migrate_vma_impl.machine.locks import RwSem, SpinLock
+from migrate_vma_spec.records import evolve, frozen
 from migrate_vma_spec.vocabulary import PTE_NONE, Lru, Memory, Pte, PteKind, Select, VmFlags
 
 
-@frozen
-class Folio:
+@frozen(eq=False)
+class Folio(Handle):
     """A page frame, and the key of its slot (FolioState)."""
 
     pfn: int
@@ -86,8 +88,8 @@ class FolioState:
         return self.pins > 0 and self.memory is not Memory.DEVICE_PRIVATE
 
 
-@frozen
-class Mm:
+@frozen(eq=False)
+class Mm(Handle):
     """An address space, and the key of its slot (MmState)."""
 
     number: int
@@ -165,7 +167,7 @@ class MmState:
 
     `vma_locks` are the locks of its VMAs that are held: the VMA's first page, and the number of readers, or, negative, how
     often its writer took it. `flush_pending` counts those who change entries without mmap_lock for writing, and have yet to flush
-    (mm_tlb_flush_pending). `userfaults` are the tasks that wait for the monitor of its userfaultfd.
+    (mm_tlb_flush_pending); `flush_batched` says that reclaim may owe a flush (tlb_flush_batched). `userfaults` are the tasks that wait for the monitor of its userfaultfd.
     """
 
     number: int
@@ -174,11 +176,12 @@ class MmState:
     subscriptions: tuple[str, ...] = ()
     vma_locks: tuple[tuple[int, int], ...] = ()
     flush_pending: int = 0
+    flush_batched: bool = False
     userfaults: tuple[Userfault, ...] = ()
 
 
-@frozen
-class PteSlot:
+@frozen(eq=False)
+class PteSlot(Handle):
     """The page-table entry of `addr` in an address space, and the key of its slot (Pte)."""
 
     mm: int
@@ -187,8 +190,8 @@ class PteSlot:
     empty = PTE_NONE
 
 
-@frozen
-class PmdSlot:
+@frozen(eq=False)
+class PmdSlot(Handle):
     """The entry of the middle level for the `addr`-aligned pages of an address space, and the key of its slot (a Pte).
 
     PTE_NONE, a leaf, or PteKind.TABLE. There are none where Config.pmd_order is 0: a page table then hangs everywhere.
@@ -198,8 +201,8 @@ class PmdSlot:
     addr: int
 
 
-@frozen
-class PageTables:
+@frozen(eq=False)
+class PageTables(Handle):
     """How many page tables an address space has (mm_struct.pgtables_bytes), and the key of that slot (an int).
 
     Those that hang in the middle level, those deposited behind its leaves, and those allocated beforehand and not used yet.
@@ -208,8 +211,8 @@ class PageTables:
     mm: int
 
 
-@frozen
-class AnonVma:
+@frozen(eq=False)
+class AnonVma(Handle):
     """The rmap tree that forked address spaces share, and the key of its slot: a tuple of the VMAs (Vma) in it.
 
     The tuple keeps the order in which VMAs joined, for a walk must meet a parent before its child: fork copies from parent to
@@ -223,8 +226,8 @@ class AnonVma:
         return RwSem("anon_vma", self.number)
 
 
-@frozen
-class IMmap:
+@frozen(eq=False)
+class IMmap(Handle):
     """The VMAs that map a file (address_space.i_mmap), and the key of its slot: a tuple of them in the order of joining,
     as in AnonVma.
     """
@@ -236,15 +239,15 @@ class IMmap:
         return RwSem("i_mmap", self.file)
 
 
-@frozen
-class PageCache:
+@frozen(eq=False)
+class PageCache(Handle):
     """The page cache of a file, and the key of its slot: a tuple with the frame number of each page of the file, or None."""
 
     file: int
 
 
-@frozen
-class SwapSlot:
+@frozen(eq=False)
+class SwapSlot(Handle):
     """A slot of the swap device, and the key of its slot of shared state (SwapSlotState)."""
 
     number: int
@@ -261,8 +264,8 @@ class SwapSlotState:
     folio: int | None = None
 
 
-@frozen
-class Tlb:
+@frozen(eq=False)
+class Tlb(Handle):
     """A CPU's TLB, and the key of its slot: a tuple of TlbEntry in the order of (mm, addr)."""
 
     cpu: int
@@ -275,27 +278,27 @@ class TlbEntry:
     pte: Pte
 
 
-@frozen
-class LruBatch:
+@frozen(eq=False)
+class LruBatch(Handle):
     """A CPU's lru_add batch, and the key of its slot: a tuple of frame numbers, each held by one reference."""
 
     cpu: int
 
 
-@frozen
-class WorkList:
+@frozen(eq=False)
+class WorkList(Handle):
     """A CPU's pending work items, and the key of its slot: a tuple of WorkItem."""
 
     cpu: int
 
 
-@frozen
-class FreePages:
+@frozen(eq=False)
+class FreePages(Handle):
     """The page allocator's free system frames, and the key of its slot: a sorted tuple of frame numbers."""
 
 
-@frozen
-class Pgmap:
+@frozen(eq=False)
+class Pgmap(Handle):
     """A device's dev_pagemap, and the key of its slot (PgmapState)."""
 
     device: str

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import mmu_notifier
@@ -38,6 +36,7 @@ from migrate_vma_spec.events import (
     VmaMoved,
     VmaUnmapped,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Errno, NotifyReason, VmFlags
 
 if TYPE_CHECKING:

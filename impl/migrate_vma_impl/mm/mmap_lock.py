@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import up_read
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm.mm_types import FaultContext, FaultFlag, Mm, MmState, Vma
 from migrate_vma_spec.events import LockDropped, LockMissed, LockTaken, Oops
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import LockMode
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from migrate_vma_impl.machine import traps
+from migrate_vma_impl.machine.handles import Handle
 from migrate_vma_impl.machine.traps import ME, Key, Outcome
 from migrate_vma_impl.mm.mm_types import Mm, MmState
 from migrate_vma_spec.events import (
@@ -28,14 +29,15 @@ from migrate_vma_spec.events import (
     Oops,
     WaitBegan,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import NotifyReason
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
 
 
-@frozen
-class Subscriptions:
+@frozen(eq=False)
+class Subscriptions(Handle):
     """struct mmu_notifier_subscriptions of an address space, and the key of its slot (SubscriptionsState)."""
 
     mm: int

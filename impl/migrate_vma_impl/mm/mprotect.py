@@ -15,8 +15,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -36,7 +34,9 @@ from migrate_vma_impl.mm.pgtable import (
     ptep_get,
     set_pte_at,
 )
+from migrate_vma_impl.mm.tlb_batch import flush_tlb_batched_pending
 from migrate_vma_spec.events import LazyMmuEntered, LazyMmuLeft, PteChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, NotifyReason, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ async def change_pmd_range(kernel: Kernel, vma: Vma, start: int, end: int, chang
 async def change_pte_range(kernel: Kernel, vma: Vma, start: int, end: int, change: Change) -> bool:
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return False
+    await flush_tlb_batched_pending(kernel, vma.mm)
     await traps.note(LazyMmuEntered(vma.mm.number))
     flush = False
     for addr in range(start, end):

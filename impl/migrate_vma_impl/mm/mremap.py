@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -34,7 +32,9 @@ from migrate_vma_impl.mm.pgtable import (
     ptep_get,
     set_pte_at,
 )
+from migrate_vma_impl.mm.tlb_batch import flush_tlb_batched_pending
 from migrate_vma_spec.events import CacheFlushed, LazyMmuEntered, LazyMmuLeft, PteChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, NotifyReason, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ async def move_ptes(kernel: Kernel, vma: Vma, start: int, end: int, to: int) -> 
     """One page table's part. Both places are below the address space's one page-table lock."""
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return
+    await flush_tlb_batched_pending(kernel, vma.mm)
     await traps.note(LazyMmuEntered(vma.mm.number))
     present = 0
     for addr in range(start, end):

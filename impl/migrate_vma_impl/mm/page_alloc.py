@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, FreePages
 from migrate_vma_spec.events import AllocationFailed, FolioAllocated, FolioFreed, Oops
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Memory
 
 if TYPE_CHECKING:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm, MmState, PageTables, PmdSlot, PteSlot, Tlb
 from migrate_vma_spec.events import CacheFlushed, PmdChanged, PmdRead, PteChanged, PteRead, TlbFlushed
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import PTE_NONE, Pte, PteKind
 
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import up_read, up_write
 from migrate_vma_impl.machine.traps import Outcome
@@ -29,6 +27,7 @@ from migrate_vma_spec.events import (
     RmapAdded,
     RmapRemoved,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import LockMode
 
 # ---- counting mappings -----------------------------------------------------------------------------------------------

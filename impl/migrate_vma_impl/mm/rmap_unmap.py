@@ -3,16 +3,14 @@
 Rules:
 - Each entry gives way to a swap entry, if the page is anonymous and has a slot; to nothing, if the page is a file's, or its
   contents may be dropped (MADV_FREE).
-- The entry is cleared and flushed before it is replaced, and its dirty bit goes to the page. (The kernel may owe the flush until
-  it writes the page; here it never does.)
+- The entry is cleared and flushed before it is replaced, and its dirty bit goes to the page. With Config.tlb_batch the flush is
+  put off (tlb_batch.py).
 - A page that is pinned, written again after MADV_FREE, or in locked memory stops the walk. Its entry is as it was.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from attrs import evolve
 
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_lock, spin_unlock
@@ -29,33 +27,35 @@ from migrate_vma_impl.mm.rmap import (
     rmap_walk_end,
 )
 from migrate_vma_impl.mm.swapfile import folio_put_swap, swap_duplicate
+from migrate_vma_impl.mm.tlb_batch import UnmapBatch, set_tlb_ubc_flush_pending
 from migrate_vma_spec.events import FolioRead
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import NotifyReason, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
 
 
-async def try_to_unmap(kernel: Kernel, folio: Folio) -> None:
-    """Unmap a locked page wherever it is mapped, or as far as that can be done."""
+async def try_to_unmap(kernel: Kernel, folio: Folio, batch: UnmapBatch) -> None:
+    """Unmap a locked page wherever it is mapped, or as far as that can be done. The flushes may be put off, into `batch`."""
     mapped, place = await folio_mapping_place(folio)
     if not mapped or place is None:
         return
     tree, index = place
     for vma, addr in await rmap_walk_begin(tree, index):
-        if not await try_to_unmap_one(kernel, folio, vma, addr):
+        if not await try_to_unmap_one(kernel, folio, vma, addr, batch):
             break
     await rmap_walk_end(tree)
 
 
-async def try_to_unmap_one(kernel: Kernel, folio: Folio, vma: Vma, addr: int) -> bool:
+async def try_to_unmap_one(kernel: Kernel, folio: Folio, vma: Vma, addr: int, batch: UnmapBatch) -> bool:
     """The entry of one VMA; False where the page cannot be unmapped."""
     await mmu_notifier.invalidate_range_start(kernel, vma.mm, addr, addr + 1, NotifyReason.CLEAR)
     await spin_lock(vma.mm.ptl)
     done = True
     pte = await ptep_get(vma.mm, addr)
     if pte.kind is PteKind.PRESENT and pte.pfn == folio.pfn:
-        done = not vma.flags & VmFlags.LOCKED and await _unmap_one(kernel, folio, vma, addr)
+        done = not vma.flags & VmFlags.LOCKED and await _unmap_one(kernel, folio, vma, addr, batch)
     await spin_unlock(vma.mm.ptl)
     await mmu_notifier.invalidate_range_end(kernel, vma.mm, addr, addr + 1)
     return done
@@ -65,11 +65,14 @@ def _read(f: FolioState) -> Outcome:
     return (f,), f, FolioRead(f.pfn, f.refcount, f.mapcount)
 
 
-async def _unmap_one(kernel: Kernel, folio: Folio, vma: Vma, addr: int) -> bool:
+async def _unmap_one(kernel: Kernel, folio: Folio, vma: Vma, addr: int, batch: UnmapBatch) -> bool:
     """The page-table lock is held, and the entry maps the page."""
     await flush_cache_page(vma.mm, addr)
     pte, exclusive = await ptep_get_and_clear(vma.mm, addr, folio)
-    await kernel.generation.steps.flush_unmapped(kernel, vma.mm, addr)
+    if kernel.config.tlb_batch:
+        await set_tlb_ubc_flush_pending(batch, vma.mm, addr, writable=pte.dirty)
+    else:
+        await kernel.generation.steps.flush_unmapped(kernel, vma.mm, addr)
     if pte.dirty:
         await folio_mark_dirty(folio)
     f: FolioState = await traps.step(_read, folio)

@@ -13,8 +13,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import Mutex, mutex_lock, mutex_unlock
 from migrate_vma_impl.machine.traps import Key, Outcome, ThisCpu
@@ -33,6 +31,7 @@ from migrate_vma_spec.events import (
     MemcgUncharged,
     Oops,
 )
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Lru
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import memcontrol, swap
@@ -20,6 +18,7 @@ from migrate_vma_impl.mm.migrate_device_pages import folio_mark_uptodate
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, SwapSlot, SwapSlotState
 from migrate_vma_impl.mm.page_alloc import alloc_page
 from migrate_vma_spec.events import CacheRead, PageFilled, SwapCacheAdded
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

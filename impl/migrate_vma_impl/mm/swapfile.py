@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Key, Outcome
 from migrate_vma_impl.mm import swap
@@ -24,6 +22,7 @@ from migrate_vma_impl.mm.mm_types import Folio, FolioState, SwapSlot, SwapSlotSt
 from migrate_vma_impl.mm.rmap import folio_mark_dirty
 from migrate_vma_impl.mm.swap_state import swap_cache_get_folio
 from migrate_vma_spec.events import AllocationFailed, FolioRead, Oops, SwapCacheAdded, SwapCacheRemoved, SwapCounted
+from migrate_vma_spec.records import evolve
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel

@@ -12,8 +12,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -30,6 +28,7 @@ from migrate_vma_impl.mm.mmap_lock import (
 )
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, pmd_ranges, pte_offset_map_lock, pte_present, ptep_get
 from migrate_vma_spec.events import LazyMmuEntered, LazyMmuLeft, PteChanged
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Errno, NotifyReason, Pte, PteKind
 
 if TYPE_CHECKING:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import Effect, Key, Outcome, ThisCpu
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm, MmState, PteSlot, Tlb, TlbEntry
 from migrate_vma_impl.mm.mmap_lock import find_vma
 from migrate_vma_impl.mm.pgtable import hpage_nr, leaf_page, pmd_slot, pte_present
 from migrate_vma_spec.events import CpuAccessed, PageCleared, PageCopied, PmdRead, PteRead, TlbFilled
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:

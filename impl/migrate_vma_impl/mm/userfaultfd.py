@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.traps import ME, Outcome
 from migrate_vma_impl.mm.mm_types import FaultContext, FaultFlag, Mm, MmState, Userfault
 from migrate_vma_impl.mm.mmap_lock import release_fault_lock
 from migrate_vma_impl.mm.pgtable import pmd_trans_huge, pmdp_get, ptep_get
 from migrate_vma_spec.events import DriverStep, UserfaultRaised, WaitBegan, WaitEnded
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Pte, PteKind, VmFault, VmFlags
 
 if TYPE_CHECKING:

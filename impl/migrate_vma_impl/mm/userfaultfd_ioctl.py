@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import evolve
-
 from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
@@ -34,6 +32,7 @@ from migrate_vma_impl.mm.rmap import folio_add_anon_rmap, folio_add_new_anon_rma
 from migrate_vma_impl.mm.tlb import Access, copy_from_user
 from migrate_vma_impl.mm.userfaultfd import userfaultfd_ctx_read, wake_userfault
 from migrate_vma_spec.events import LockDropped, LockTaken, Oops
+from migrate_vma_spec.records import evolve
 from migrate_vma_spec.vocabulary import Errno, LockMode, Pte, PteKind, VmFlags
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ Rules:
 - The page lock is only tried. What is in use, pinned, in locked memory or a large folio stays.
 - An anonymous page gets a swap slot, is unmapped and written there, and leaves the swap cache when nobody else has it. Clean
   pages of a file are dropped, dirty ones left to write-back, shared memory stays; contents given up by MADV_FREE are dropped.
+- What was reclaimed is freed at the end, all at once, after the flushes that were put off.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from migrate_vma_impl.mm.mm_types import Folio, FolioState
 from migrate_vma_impl.mm.rmap import folio_mark_dirty
 from migrate_vma_impl.mm.rmap_unmap import try_to_unmap
 from migrate_vma_impl.mm.swapfile import folio_alloc_swap, folio_free_swap, remove_swap_mapping
+from migrate_vma_impl.mm.tlb_batch import UnmapBatch
 from migrate_vma_spec.events import FolioRead
 
 if TYPE_CHECKING:
@@ -29,19 +31,21 @@ if TYPE_CHECKING:
 
 async def reclaim_pages(kernel: Kernel, folios: Iterable[Folio]) -> int:
     """Reclaim isolated folios, and put back on the LRU what stays. How many were reclaimed."""
-    reclaimed = 0
+    batch, reclaimed = UnmapBatch(), list[Folio]()
     for folio in folios:
         await traps.cond_resched()
         if not await folio_trylock(folio):
             await swap.folio_putback_lru(kernel, folio)
-        elif await shrink_locked_folio(kernel, folio):
-            reclaimed += 1
+        elif await shrink_locked_folio(kernel, folio, batch):
             await folio_unlock(folio)
-            await swap.folio_put(kernel, folio)
+            reclaimed.append(folio)
         else:
             await folio_unlock(folio)
             await swap.folio_putback_lru(kernel, folio)
-    return reclaimed
+    await kernel.generation.steps.flush_before_free(kernel, batch)
+    for folio in reclaimed:
+        await swap.folio_put(kernel, folio)
+    return len(reclaimed)
 
 
 def _read(f: FolioState) -> Outcome:
@@ -52,18 +56,20 @@ async def _look(folio: Folio) -> FolioState:
     return await traps.step(_read, folio)  # type: ignore[no-any-return]
 
 
-async def shrink_locked_folio(kernel: Kernel, folio: Folio) -> bool:
+async def shrink_locked_folio(kernel: Kernel, folio: Folio, batch: UnmapBatch) -> bool:
     """Take everything from a locked and isolated folio but the isolation's reference; False where that cannot be done."""
     f = await _look(folio)
     if f.order or not await _has_backing(kernel, folio, f):
         return False
     if f.mapcount:
-        await try_to_unmap(kernel, folio)
+        await try_to_unmap(kernel, folio, batch)
     f = await _look(folio)
     if f.mapcount or f.pins:
         return False
-    if f.dirty and not await pageout(kernel, folio, f):
-        return False
+    if f.dirty:
+        await kernel.generation.steps.flush_before_pageout(kernel, batch)
+        if not await pageout(kernel, folio, f):
+            return False
     return await _leave_cache(folio)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from migrate_vma_spec import events as ev
-from migrate_vma_spec.clauses.common import call_before, entry_at, is_migrating, pfn_of, show, span
+from migrate_vma_spec.clauses.common import call_before, entry_at, is_migrating, pfn_of, show, span, was_refilled
 from migrate_vma_spec.objects import HELD_NOTHING, Call, Fault, Held, Phase, Stage, TaskState, World
 from migrate_vma_spec.registry import KEPT, Judgement, Party, step_clause
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_WRITE, Capability
@@ -45,13 +45,9 @@ def refill(before: World, step: ev.Step, after: World) -> Judgement:
     fault = _handed_over(task)
     if REFILL not in before.capabilities or fault is None or call is None or call.mm != fault.mm:
         return None
-    if not call.start <= fault.addr < call.end or any(_refilled_with(other, fault.page) for other in task.calls.values()):
+    if not call.start <= fault.addr < call.end or any(was_refilled(other, fault.page) for other in task.calls.values()):
         return None
     return f"pages() of [{call.start}, {call.end}) without a refill of addr {fault.addr}, pfn {fault.page}"
-
-
-def _refilled_with(call: Call, pfn: int | None) -> bool:
-    return any(pfn_of(entry_at(call.src, index)) == pfn for index in call.refilled)
 
 
 def _bad_refill(world: World, task: TaskState, call: Call | None, event: ev.EntryRefilled) -> str | None:
@@ -90,7 +86,7 @@ def refilled_page_is_the_librarys(before: World, step: ev.Step, after: World) ->
     event, task = step.event, before.task(step.task)
     if isinstance(event, ev.FolioMoved):
         call = task.in_phase(Phase.MOVING)
-        if call is None or event.moved or not _refilled_with(call, event.pfn):
+        if call is None or event.moved or not was_refilled(call, event.pfn):
             return None
         refused = event.refcount == 1 and not before.frame(event.pfn).mapcount
         return f"pages() refused pfn {event.pfn}, which was refilled with the one reference that is due" if refused else None

@@ -84,7 +84,7 @@ def _not_selected(world: World, call: Call, pfn: int) -> str | None:
     }[frame.memory]
     if not call.select & flag:
         return f"pfn {pfn} is {frame.memory.value} memory, and the call selects {call.select!r}"
-    if frame.memory is not Memory.SYSTEM and frame.owner != call.owner:
+    if frame.owner is not None and frame.owner != call.owner:
         return f"pfn {pfn} is owned by {frame.owner}, and the call's pgmap_owner is {call.owner}"
     return None
 
@@ -263,7 +263,7 @@ def holes_get_zeroes(memory: Pages, world: World, step: ev.Step) -> tuple[Pages,
         return memory if kept else memory - set(range(event.pfn, event.pfn + event.pages)), None
     if isinstance(event, ev.FinalizeReturned):
         call = call_before(world, step, event.call)
-        given = {pfn_of(dst) for _, _, dst in page_pairs(world, None, call.dst if call else None)}
+        given = {pfn_of(dst) for _, dst, _ in page_pairs(world, call.dst if call else None, None)}
         return memory - {pfn for pfn in given if pfn is not None}, None
     event = cast("ev.PagesCalled | ev.FinalizeCalled", event)
     return memory, _judge_zeroes(memory, world, event)

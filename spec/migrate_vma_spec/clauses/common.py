@@ -61,8 +61,10 @@ def entry_at(entries: tuple[int, ...] | None, index: int) -> int:
 
 
 def pairs(src: tuple[int, ...] | None, dst: tuple[int, ...] | None) -> Iterator[tuple[int, int, int]]:
-    """(index, src entry, dst entry) over the longer of both arrays."""
-    for index in range(max(len(src or ()), len(dst or ()))):
+    """(index, src entry, dst entry) over the longer of both arrays; nothing where src is unknown."""
+    if src is None:
+        return
+    for index in range(max(len(src), len(dst or ()))):
         yield index, entry_at(src, index), entry_at(dst, index)
 
 
@@ -104,6 +106,13 @@ def successors(world: World, call: Call) -> dict[int, int]:
         if old is not None and new is not None and is_migrating(entry):
             found[old] = new
     return found
+
+
+def was_refilled(call: Call, pfn: int | None) -> bool:
+    """The driver wrote this frame into src after setup, or may have: src is unknown."""
+    if call.src is None:
+        return bool(call.refilled)
+    return any(pfn_of(entry_at(call.src, index)) == pfn for index in call.refilled)
 
 
 Changed = ev.PteChanged | ev.PmdChanged

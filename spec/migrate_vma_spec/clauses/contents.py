@@ -179,7 +179,7 @@ def lru_round_trip(before: World, step: ev.Step, after: World) -> Judgement:
     if frame.lru in ON_LRU:
         return f"pfn {pfn} was put on the LRU twice"
     call = active[1]
-    if call.phase is not Phase.FINALIZING:
+    if call.phase is not Phase.FINALIZING or call.dst is None:
         return None
     for _, entry, dst in pairs(call.src, call.dst):
         migrated = is_migrating(entry) and pfn_of(dst) is not None

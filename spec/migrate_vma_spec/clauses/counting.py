@@ -18,14 +18,11 @@ from migrate_vma_spec.clauses.common import (
     pfn_of,
     pfns_of,
     show,
+    was_refilled,
 )
-from migrate_vma_spec.objects import HELD_NOTHING, Call, Phase, World
+from migrate_vma_spec.objects import HELD_NOTHING, Phase, World
 from migrate_vma_spec.registry import KEPT, Judgement, Party, monitor, step_clause
 from migrate_vma_spec.vocabulary import MIGRATE_PFN_VALID
-
-
-def _refilled(call: Call, pfn: int) -> bool:
-    return any(pfn_of(entry_at(call.src, index)) == pfn for index in call.refilled)
 
 
 @step_clause(
@@ -47,7 +44,7 @@ def exact_count(before: World, step: ev.Step, after: World) -> Judgement:
         return None
     expected = 1 + (before.frame(event.pfn).mapcount or 0) + before.cache_refs(event.pfn)
     ours = fault is not None and fault.page is not None and before.head(fault.page) == event.pfn
-    if fault is not None and fault.live and ours and not _refilled(call, event.pfn):
+    if fault is not None and fault.live and ours and not was_refilled(call, event.pfn):
         expected += 1 if fault.refs - call.ledger.get(event.pfn, HELD_NOTHING).refs >= 1 else 0
     if event.moved and event.refcount != expected:
         return f"pfn {event.pfn} was moved with {event.refcount} references; {expected} are expected"

@@ -228,14 +228,14 @@ def clean_on_reuse(before: World, step: ev.Step, after: World) -> Judgement:
     event = cast("ev.FolioAllocated", step.event)
     if not is_zone_device(before.frame(event.pfn).memory):
         return None
-    pages = range(event.pfn, event.pfn + (1 << event.order))
+    pages, owner = range(event.pfn, event.pfn + (1 << event.order)), before.frame(event.pfn).owner
     for page in pages:
         frame, head = before.frame(page), before.head(page)
         if head != page and head not in pages:
             return f"pfn {event.pfn} was taken for {len(pages)} pages, and pfn {page} is a part of the folio of pfn {head}"
         if frame.allocated and page != event.pfn:
             return f"pfn {event.pfn} was taken for {len(pages)} pages, and pfn {page} is in use"
-        if frame.owner != before.frame(event.pfn).owner:
+        if None not in (frame.owner, owner) and frame.owner != owner:
             return f"pfn {event.pfn} was taken for {len(pages)} pages, and pfn {page} is not the same device's"
         if page != event.pfn and frame.locked:
             return f"pfn {event.pfn} was taken for {len(pages)} pages, and pfn {page} is locked"

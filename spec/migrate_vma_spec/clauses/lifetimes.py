@@ -12,7 +12,7 @@ from migrate_vma_spec import events as ev
 from migrate_vma_spec.clauses.common import at
 from migrate_vma_spec.objects import TaskState, World, mmap_lock
 from migrate_vma_spec.registry import KEPT, Judgement, Party, monitor, step_clause
-from migrate_vma_spec.vocabulary import Capability, PteKind
+from migrate_vma_spec.vocabulary import Capability, NotifyReason, PteKind
 
 Retired = frozenset[int]
 
@@ -121,8 +121,18 @@ def exclusive_pages_are_held(memory: Borrowed, world: World, step: ev.Step) -> t
     return memory - {line}, KEPT if line in memory else None
 
 
+def _taking(world: World, name: str, event: ev.PteChanged) -> bool:
+    """Whether the task makes the entry of a page exclusive: the entry is present, or cleared and flushed, inside of the notifier
+    range that says so.
+    """
+    if event.old.kind not in (PteKind.PRESENT, PteKind.NONE):
+        return False
+    ranges = (range_ for range_ in world.invalidations.get(event.mm, ()) if range_.task == name)
+    return any(range_.reason is NotifyReason.EXCLUSIVE and range_.start <= event.addr < range_.end for range_ in ranges)
+
+
 def _made_or_restored(memory: Borrowed, world: World, name: str, event: ev.PteChanged) -> tuple[Borrowed, Judgement]:
-    made = event.new.kind is PteKind.EXCLUSIVE and event.old.kind is PteKind.PRESENT
+    made = event.new.kind is PteKind.EXCLUSIVE and _taking(world, name, event)
     restored = event.old.kind is PteKind.EXCLUSIVE and event.new.kind is PteKind.PRESENT
     pfn = event.new.pfn
     if pfn is None or not (made or restored):

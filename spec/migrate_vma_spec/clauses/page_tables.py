@@ -67,7 +67,7 @@ def _one_page(before: World, after: World, call: Call, event: Changed) -> Judgem
         if old.pfn == new.pfn or (call.phase is Phase.MOVING and is_mapping(new)):
             return None
         return f"{at(event)} went from pfn {old.pfn} to pfn {new.pfn} without a migration entry"
-    if not is_migration(old):
+    if not is_migration(old) or (call.phase is Phase.FINALIZING and None in (call.src, call.dst)):
         return None
     successor = _successor(before, call, old.pfn)
     if new.pfn != successor:

@@ -14,7 +14,7 @@ from migrate_vma_spec.model.collecting import LEGACY_SLACK, found, hole, wish_of
 from migrate_vma_spec.model.moving import is_fillable, is_movable, left_behind, split_entries
 from migrate_vma_spec.model.outcome import Outcome, entry_words, outcome
 from migrate_vma_spec.model.state import Attempt, Entries, ModelState, Scope, Seen, What, replaced
-from migrate_vma_spec.objects import Call, World, change, mmap_lock, ptl
+from migrate_vma_spec.objects import Call, World, evolve, mmap_lock, ptl
 from migrate_vma_spec.vocabulary import (
     MIGRATE_PFN_COMPOUND,
     MIGRATE_PFN_MIGRATE,
@@ -43,11 +43,11 @@ def lock_taken(state: ModelState, world: World, step: Step, event: ev.LockTaken)
         before if index in attempt.settled else before | _found(world, step.task, scope, attempt.mm, attempt.start + index)
         for index, before in enumerate(attempt.met or (frozenset[int](),) * attempt.count)
     )
-    return _attempting(state, step.task, scope, change(attempt, met=met))
+    return _attempting(state, step.task, scope, evolve(attempt, met=met))
 
 
 def _attempting(state: ModelState, task: str, scope: Scope, attempt: Attempt) -> ModelState:
-    return replaced(state, task, scope, change(scope, attempt=attempt))
+    return replaced(state, task, scope, evolve(scope, attempt=attempt))
 
 
 def _found(world: World, task: str, scope: Scope, mm: int, addr: int) -> frozenset[int]:
@@ -82,7 +82,7 @@ def nothing_read(state: ModelState, world: World, step: Step, event: ev.PmdRead)
     for index in range(attempt.count):
         if attempt.start + index in block and index not in attempt.settled:
             met[index] |= hole(world, wish_of(active[1]), attempt.start + index, block)
-    return _attempting(state, step.task, scope, change(attempt, met=tuple(met)))
+    return _attempting(state, step.task, scope, evolve(attempt, met=tuple(met)))
 
 
 def entry_changed(state: ModelState, world: World, step: Step, mm: int, addrs: range, old: Pte) -> ModelState:
@@ -103,7 +103,7 @@ def entry_changed(state: ModelState, world: World, step: Step, mm: int, addrs: r
     if met is not None:
         now = {index: _found(world, step.task, scope, mm, attempt.start + index) for index in mine}
         met = tuple(now.get(index, before) for index, before in enumerate(met))
-    return _attempting(state, step.task, scope, change(attempt, met=met, settled=attempt.settled.union(mine)))
+    return _attempting(state, step.task, scope, evolve(attempt, met=met, settled=attempt.settled.union(mine)))
 
 
 def skipped(state: ModelState, world: World, task: str, pfn: int) -> ModelState:
@@ -112,7 +112,7 @@ def skipped(state: ModelState, world: World, task: str, pfn: int) -> ModelState:
     attempt = scope.attempt if scope is not None else None
     if scope is None or attempt is None or pfn in attempt.skipped:
         return state
-    return _attempting(state, task, scope, change(attempt, skipped=attempt.skipped.union(world.folio_pages(pfn))))
+    return _attempting(state, task, scope, evolve(attempt, skipped=attempt.skipped.union(world.folio_pages(pfn))))
 
 
 def isolated(state: ModelState, world: World, step: Step, event: ev.LruIsolated) -> ModelState:
@@ -125,7 +125,7 @@ def isolated(state: ModelState, world: World, step: Step, event: ev.LruIsolated)
         return state
     if event.pfn not in attempt.skipped:
         return state
-    return _attempting(state, step.task, scope, change(attempt, skipped=attempt.skipped.difference(world.folio_pages(event.pfn))))
+    return _attempting(state, step.task, scope, evolve(attempt, skipped=attempt.skipped.difference(world.folio_pages(event.pfn))))
 
 
 def folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioChecked) -> ModelState:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from migrate_vma_spec.events import Step
 from migrate_vma_spec.frozen_map import FrozenMap
 from migrate_vma_spec.model.state import NO_FRAMES, NO_PLACES, Key, ModelState, Page, Place, Places, Scope, Seen, Store, What
-from migrate_vma_spec.objects import EMPTY, PAGE_KINDS, World, change
+from migrate_vma_spec.objects import EMPTY, PAGE_KINDS, World, evolve
 from migrate_vma_spec.vocabulary import Pte, PteKind, VmFlags
 
 DISCARD, FREE, MOVE = "madvise_dontneed", "madvise_free", "mremap"
@@ -63,7 +63,7 @@ def _filled(places: Places, src: Place, dst: Place) -> Places:
 
 def copied(state: ModelState, world: World, src: Place, dst: Place) -> ModelState:
     unknown = state.unknown if state.is_told(world, src) else state.unknown | {src}
-    return change(
+    return evolve(
         state,
         pages=FrozenMap((page, _filled(places, src, dst)) for page, places in state.pages.items()),
         zeroed=_filled(state.zeroed, src, dst),
@@ -74,7 +74,7 @@ def copied(state: ModelState, world: World, src: Place, dst: Place) -> ModelStat
 def read_in(state: ModelState, world: World, store: Store, pfn: int) -> ModelState:
     """A page was filled from its store. The first time that a file's page is read, this tells that its disk has the contents."""
     if store.file is not None and store not in state.pages and store not in state.zeroed:
-        state = change(state, pages=state.pages.set(store, frozenset({store})))
+        state = evolve(state, pages=state.pages.set(store, frozenset({store})))
     return copied(state, world, store, pfn)
 
 
@@ -84,7 +84,7 @@ def forgotten(state: ModelState, place: Place) -> ModelState:
     if overtaken and isinstance(place, int):
         less = ((key, frames - {place}) for key, frames in overtaken.items())
         overtaken = FrozenMap((key, frames) for key, frames in less if frames)
-    return change(
+    return evolve(
         state,
         pages=_without(state.pages, place),
         zeroed=state.zeroed - {place},
@@ -98,7 +98,7 @@ def frames_freed(state: ModelState, world: World, frames: Iterable[Place]) -> Mo
     for place in frames:
         state = forgotten(state, place)
     lost = [page for page, places in state.pages.items() if not places and isinstance(page, Store) and not is_mapped(world, page)]
-    return change(state, pages=state.pages.drop_all(lost)) if lost else state
+    return evolve(state, pages=state.pages.drop_all(lost)) if lost else state
 
 
 def _without(pages: FrozenMap[Page, Places], place: Place) -> FrozenMap[Page, Places]:
@@ -110,7 +110,7 @@ def _without(pages: FrozenMap[Page, Places], place: Place) -> FrozenMap[Page, Pl
 
 def cleared(state: ModelState, pfn: int) -> ModelState:
     state = forgotten(state, pfn)
-    return change(state, zeroed=state.zeroed | {pfn})
+    return evolve(state, zeroed=state.zeroed | {pfn})
 
 
 def stored(state: ModelState, world: World, key: Key, pfn: int) -> ModelState:
@@ -124,7 +124,7 @@ def stored(state: ModelState, world: World, key: Key, pfn: int) -> ModelState:
     lazy = state.lazy
     if page in lazy and not any(_in_range(scope.arguments, key) for scope in state.operations() if scope.name == FREE):
         lazy = frozenset(other for other in lazy if other != page)
-    return change(state, pages=pages, zeroed=state.zeroed - {pfn}, unknown=state.unknown - {pfn}, lazy=lazy)
+    return evolve(state, pages=pages, zeroed=state.zeroed - {pfn}, unknown=state.unknown - {pfn}, lazy=lazy)
 
 
 def _half_forked(world: World, page: Page, pfn: int) -> list[Key]:
@@ -140,7 +140,7 @@ def loaded(state: ModelState, world: World, key: Key, pfn: int | None) -> ModelS
     """Who finds zeros in a page that MADV_FREE gave up will not find the old contents there again."""
     if key not in state.lazy or (pfn is not None and pfn in state.pages.get(key, NO_PLACES)):
         return state
-    return change(state, pages=state.pages.drop(key), lazy=state.lazy - {key})
+    return evolve(state, pages=state.pages.drop(key), lazy=state.lazy - {key})
 
 
 # ---- address spaces --------------------------------------------------------------------------------------------------
@@ -155,13 +155,13 @@ def forked(state: ModelState, mm: int, child: int) -> ModelState:
     if lazy:
         lazy |= {(child, addr) for owner, addr in lazy if owner == mm}
     followed = state.followed | {child} if mm in state.followed else state.followed - {child}
-    return change(state, pages=pages, followed=followed, lazy=lazy)
+    return evolve(state, pages=pages, followed=followed, lazy=lazy)
 
 
 def moved(state: ModelState, mm: int, start: int, end: int, to: int) -> ModelState:
     """mremap: what these addresses showed is elsewhere now. Until it ends, a CPU may still use the old ones through its TLB."""
     renamed = {(mm, addr): (mm, addr - start + to) for addr in range(start, end)}
-    return change(
+    return evolve(
         state,
         pages=FrozenMap((page if isinstance(page, Store) else renamed.get(page, page), at) for page, at in state.pages.items()),
         overtaken=FrozenMap((renamed.get(key, key), frames) for key, frames in state.overtaken.items()),
@@ -174,7 +174,7 @@ def _dropped(state: ModelState, gone: Iterable[Key]) -> ModelState:
     keys = frozenset(gone)
     if not keys:
         return state
-    return change(state, pages=state.pages.drop_all(keys), overtaken=state.overtaken.drop_all(keys), lazy=state.lazy - keys)
+    return evolve(state, pages=state.pages.drop_all(keys), overtaken=state.overtaken.drop_all(keys), lazy=state.lazy - keys)
 
 
 def _keys(state: ModelState) -> set[Key]:
@@ -188,7 +188,7 @@ def unmapped(state: ModelState, mm: int, start: int, end: int) -> ModelState:
 
 def exited(state: ModelState, mm: int) -> ModelState:
     state = _dropped(state, (key for key in _keys(state) if key[0] == mm))
-    return change(state, followed=state.followed - {mm})
+    return evolve(state, followed=state.followed - {mm})
 
 
 # ---- what the change of an entry does --------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def entry_changed(state: ModelState, world: World, step: Step, key: Key, old: Pt
     task = world.task(step.task)
     if task.forking is not None and task.forking[1] == key[0]:
         places = state.pages.get((task.forking[0], key[1]))
-        return change(state, pages=state.pages.drop(key) if places is None else state.pages.set(key, places))
+        return evolve(state, pages=state.pages.drop(key) if places is None else state.pages.set(key, places))
     if new.kind is PteKind.HWPOISON:
         return _lost(state, world, key)
     if old.kind is PteKind.MIGRATION or new.kind not in PAGE_KINDS or new.pfn is None:
@@ -230,8 +230,8 @@ def _answered(state: ModelState, world: World, step: Step, key: Key, source: Key
     if page is None or model is None:
         return state
     if pfn not in state.copies(model) and not state.alone(step.task):
-        return change(state, pages=state.pages.set(page, frozenset({pfn})))
-    return change(state, pages=state.pages.set(page, state.pages[model]) if model in state.pages else state.pages.drop(page))
+        return evolve(state, pages=state.pages.set(page, frozenset({pfn})))
+    return evolve(state, pages=state.pages.set(page, state.pages[model]) if model in state.pages else state.pages.drop(page))
 
 
 def _own(state: ModelState, step: Step, key: Key, store: Store, pfn: int) -> ModelState:
@@ -241,7 +241,7 @@ def _own(state: ModelState, step: Step, key: Key, store: Store, pfn: int) -> Mod
     places = state.copies(store)
     if pfn not in places and not state.alone(step.task):
         places = frozenset[Place]({pfn})
-    return change(state, pages=state.pages.set(key, places))
+    return evolve(state, pages=state.pages.set(key, places))
 
 
 def _entry_gone(state: ModelState, world: World, step: Step, key: Key, old: Pte, new: Pte) -> ModelState:
@@ -251,11 +251,11 @@ def _entry_gone(state: ModelState, world: World, step: Step, key: Key, old: Pte,
     vma = world.vma(*key)
     if vma is not None and vma.file is not None and key not in state.pages:
         return state  # the contents are the file's
-    state = change(state, pages=state.pages.drop(key), lazy=state.lazy - {key} if state.lazy else state.lazy)
+    state = evolve(state, pages=state.pages.drop(key), lazy=state.lazy - {key} if state.lazy else state.lazy)
     if old.kind is not PteKind.PRESENT or old.pfn is None:
         return state
     frames = state.overtaken.get(key, NO_FRAMES) | {old.pfn}
-    return change(state, overtaken=state.overtaken.set(key, frames))
+    return evolve(state, overtaken=state.overtaken.set(key, frames))
 
 
 def _discards(scope: Scope, old: Pte) -> bool:
@@ -267,14 +267,14 @@ def _lost(state: ModelState, world: World, key: Key) -> ModelState:
     """Memory that is poisoned takes its contents with it; of a file's page, what its disk has is left."""
     page = page_of(state, world, key)
     if isinstance(page, Store):
-        return change(state, pages=state.pages.set(page, frozenset({page}))) if page in state.pages else state
-    return change(state, pages=state.pages.drop(key))
+        return evolve(state, pages=state.pages.set(page, frozenset({page}))) if page in state.pages else state
+    return evolve(state, pages=state.pages.drop(key))
 
 
 def punched(state: ModelState, file: int, index: int) -> ModelState:
     """A hole was punched into a file: this page of it is zero, on its disk as well."""
     store = Store(file, index)
-    return change(state, pages=state.pages.drop(store), zeroed=state.zeroed | {store})
+    return evolve(state, pages=state.pages.drop(store), zeroed=state.zeroed | {store})
 
 
 def lazyfreed(state: ModelState, world: World, step: Step, pfn: int) -> ModelState:
@@ -285,7 +285,7 @@ def lazyfreed(state: ModelState, world: World, step: Step, pfn: int) -> ModelSta
     mm, start, end = scope.arguments
     frames = world.folio_pages(pfn)
     given = {(mm, addr) for addr in range(start, end) if (mm, addr) in state.pages and world.pte(mm, addr).pfn in frames}
-    return change(state, lazy=state.lazy | given) if given else state
+    return evolve(state, lazy=state.lazy | given) if given else state
 
 
 def _in_range(arguments: tuple[int, ...], key: Key) -> bool:
@@ -297,11 +297,11 @@ def operation_ended(state: ModelState, scope: Scope) -> ModelState:
     if scope.name == PUNCH and Seen.ACCESSED not in scope.seen and len(scope.arguments) == 2:
         return punched(state, *scope.arguments)
     if scope.name == MOVE and state.moved:
-        return change(state, moved=EMPTY)
+        return evolve(state, moved=EMPTY)
     if scope.name not in (DISCARD, FREE) or not state.overtaken:
         return state
     others = [other.arguments for other in state.operations() if other.name in (DISCARD, FREE)]
     gone = [
         key for key in state.overtaken if _in_range(scope.arguments, key) and not any(_in_range(other, key) for other in others)
     ]
-    return change(state, overtaken=state.overtaken.drop_all(gone)) if gone else state
+    return evolve(state, overtaken=state.overtaken.drop_all(gone)) if gone else state

@@ -36,6 +36,8 @@ def about(verb: str, arguments: tuple[int, ...]) -> About | None:
     if len(arguments) != 3:
         return None
     mm, start, end = arguments
+    if verb in DEVICE_ACCESSES:
+        return mm, start, end, access(DEVICE_ACCESSES[verb])
     if verb in DEVICE_RANGES:
         return mm, start, end, VmFlags.READ
     if verb == EXCLUSIVE:
@@ -75,7 +77,10 @@ def results(world: World, scope: Scope, seen: Seen, result: int) -> set[int] | N
     device, verb = device_and_verb(scope.name)
     if verb in DEVICE_ACCESSES:
         excused = not scope.quiet or bool(seen & (Seen.DENIED | Seen.FAILED)) or bool(scope.fault) or _is_barred(world, scope)
-        found = {0} if Seen.ACCESSED in seen else set[int]()
+        if len(scope.arguments) == 3:  # of several pages: it is of all of them, or an error
+            found = {scope.arguments[2] - scope.arguments[1]} if not scope.quiet or Seen.DENIED not in seen else set[int]()
+        else:
+            found = {0} if Seen.ACCESSED in seen else set[int]()
     elif verb == CHECK and len(scope.arguments) == 2:
         return _check_results(world, scope, device)
     elif verb in EVICTIONS:
@@ -103,12 +108,13 @@ def _check_results(world: World, scope: Scope, device: str | None) -> set[int]:
 
 
 def _is_barred(world: World, scope: Scope) -> bool:
-    """The page is in the device's own memory and its entry forbids writing: hmm_range_fault reports it so, and does not fault.
-    Or its memory is broken.
+    """A page of it is in the device's own memory and its entry forbids writing: hmm_range_fault reports it so, and does not
+    fault. Or its memory is broken.
     """
-    mm, addr = scope.arguments[:2]
-    pte = world.pte(mm, addr)
-    return pte.kind is PteKind.HWPOISON or (is_on(world, device_and_verb(scope.name)[0], pte) and not pte.write)
+    mm, addr, end = (*scope.arguments, scope.arguments[1] + 1)[:3]
+    device = device_and_verb(scope.name)[0]
+    ptes = [world.pte(mm, each) for each in range(addr, end)]
+    return any(pte.kind is PteKind.HWPOISON or (is_on(world, device, pte) and not pte.write) for pte in ptes)
 
 
 def _is_as_asked(world: World, scope: Scope, seen: Seen) -> bool:

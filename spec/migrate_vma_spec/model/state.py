@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from migrate_vma_spec.frozen_map import FrozenMap
-from migrate_vma_spec.objects import EMPTY, World, change
+from migrate_vma_spec.objects import EMPTY, World, evolve
 from migrate_vma_spec.vocabulary import VmFault, VmFlags
 
 Key = tuple[int, int]
@@ -200,15 +200,15 @@ def opened(state: ModelState, task: str, scope: Scope) -> ModelState:
             scope = _raced(scope)
             if any(other.quiet for other in scopes):
                 tasks = tasks.set(name, tuple(map(_raced, scopes)))
-    return change(state, tasks=tasks.set(task, (*tasks.get(task, ()), scope)))
+    return evolve(state, tasks=tasks.set(task, (*tasks.get(task, ()), scope)))
 
 
 def _raced(scope: Scope) -> Scope:
     """The scope, less what holds only while nothing else runs."""
     if not scope.quiet:
         return scope
-    attempt = None if scope.attempt is None else change(scope.attempt, alone=None)
-    return change(scope, seen=scope.seen | Seen.RACED, before=(), attempt=attempt)
+    attempt = None if scope.attempt is None else evolve(scope.attempt, alone=None)
+    return evolve(scope, seen=scope.seen | Seen.RACED, before=(), attempt=attempt)
 
 
 def closed(state: ModelState, task: str, what: What) -> ModelState:
@@ -216,7 +216,7 @@ def closed(state: ModelState, task: str, what: What) -> ModelState:
     scopes = state.tasks.get(task, ())
     for place in range(len(scopes) - 1, -1, -1):
         if scopes[place].what is what:
-            return change(state, tasks=state.tasks.set(task, scopes[:place]) if place else state.tasks.drop(task))
+            return evolve(state, tasks=state.tasks.set(task, scopes[:place]) if place else state.tasks.drop(task))
     return state
 
 
@@ -224,7 +224,7 @@ def replaced(state: ModelState, task: str, old: Scope, new: Scope) -> ModelState
     if old is new or old == new:
         return state
     scopes = tuple(new if scope is old else scope for scope in state.tasks.get(task, ()))
-    return change(state, tasks=state.tasks.set(task, scopes))
+    return evolve(state, tasks=state.tasks.set(task, scopes))
 
 
 def saw(state: ModelState, task: str, seen: Seen, *kinds: What) -> ModelState:
@@ -232,8 +232,8 @@ def saw(state: ModelState, task: str, seen: Seen, *kinds: What) -> ModelState:
     scopes = state.tasks.get(task, ())
     if all(seen in scope.seen for scope in scopes if scope.what in kinds):
         return state
-    after = (change(scope, seen=scope.seen | seen) if scope.what in kinds else scope for scope in scopes)
-    return change(state, tasks=state.tasks.set(task, tuple(after)))
+    after = (evolve(scope, seen=scope.seen | seen) if scope.what in kinds else scope for scope in scopes)
+    return evolve(state, tasks=state.tasks.set(task, tuple(after)))
 
 
 def surveyed(state: ModelState, world: World, mm: int) -> ModelState:
@@ -241,14 +241,14 @@ def surveyed(state: ModelState, world: World, mm: int) -> ModelState:
     for task, scopes in state.tasks.items():
         if any(scope.about is not None and scope.about[0] == mm for scope in scopes):
             now = tuple(_surveyed(world, scope, mm) for scope in scopes)
-            state = change(state, tasks=state.tasks.set(task, now))
+            state = evolve(state, tasks=state.tasks.set(task, now))
     return state
 
 
 def _surveyed(world: World, scope: Scope, mm: int) -> Scope:
     if scope.about is None or scope.about[0] != mm:
         return scope
-    return change(scope, seen=scope.seen | permission(world, scope))
+    return evolve(scope, seen=scope.seen | permission(world, scope))
 
 
 def permission(world: World, scope: Scope) -> Seen:

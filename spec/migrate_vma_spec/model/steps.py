@@ -11,7 +11,7 @@ from migrate_vma_spec.model import calls, collecting, contents, faults, moving, 
 from migrate_vma_spec.model.outcome import Outcome
 from migrate_vma_spec.model.state import ModelState, Scope, Seen, What, access, closed, opened, replaced, saw
 from migrate_vma_spec.model.table import ALLOWED, NEXT, on
-from migrate_vma_spec.objects import World, change
+from migrate_vma_spec.objects import World, evolve
 from migrate_vma_spec.vocabulary import VmFault
 
 __all__ = ["allowed", "kinds", "next_state", "steps_memory"]
@@ -99,7 +99,7 @@ def _fault_ended(state: ModelState, _world: World, step: Step, event: ev.FaultEn
     error = event.result & ~(VmFault.NOPAGE | VmFault.RETRY)
     for scope in state.tasks.get(step.task, ()):
         if error and scope.what in (What.OPERATION, What.RANGE_FAULT):
-            state = replaced(state, step.task, scope, change(scope, fault=error))
+            state = replaced(state, step.task, scope, evolve(scope, fault=error))
     return state
 
 
@@ -111,25 +111,9 @@ def _callback_entered(state: ModelState, _world: World, step: Step, _event: ev.C
     return opened(state, step.task, Scope(What.CALLBACK))
 
 
-@on(ev.CallbackReturned)
-def _callback_returned(state: ModelState, _world: World, step: Step, _event: ev.CallbackReturned) -> ModelState:
-    return closed(state, step.task, What.CALLBACK)
-
-
-ALLOWED[ev.CallbackReturned] = faults.allowed_callback
-
-
 @on(ev.RangeFaultBegan)
 def _range_fault_began(state: ModelState, _world: World, step: Step, event: ev.RangeFaultBegan) -> ModelState:
     return opened(state, step.task, Scope(What.RANGE_FAULT, about=(event.mm, event.start, event.end, access(event.write))))
-
-
-@on(ev.RangeFaultEnded)
-def _range_fault_ended(state: ModelState, _world: World, step: Step, _event: ev.RangeFaultEnded) -> ModelState:
-    return closed(state, step.task, What.RANGE_FAULT)
-
-
-ALLOWED[ev.RangeFaultEnded] = faults.allowed_range_fault
 
 
 # ---- the migrate_vma calls -------------------------------------------------------------------------------------------
@@ -140,38 +124,14 @@ def _setup_called(state: ModelState, world: World, step: Step, event: ev.SetupCa
     return opened(state, step.task, Scope(What.SETUP, attempt=collecting.setup_attempt(state, world, event)))
 
 
-@on(ev.SetupReturned)
-def _setup_returned(state: ModelState, _world: World, step: Step, _event: ev.SetupReturned) -> ModelState:
-    return closed(state, step.task, What.SETUP)
-
-
-ALLOWED[ev.SetupReturned] = calls.allowed_setup
-
-
 @on(ev.RangeCalled)
 def _range_called(state: ModelState, world: World, step: Step, event: ev.RangeCalled) -> ModelState:
     return opened(state, step.task, Scope(What.RANGE, attempt=collecting.range_attempt(world, event)))
 
 
-@on(ev.RangeReturned)
-def _range_returned(state: ModelState, _world: World, step: Step, _event: ev.RangeReturned) -> ModelState:
-    return closed(state, step.task, What.RANGE)
-
-
-ALLOWED[ev.RangeReturned] = calls.allowed_range
-
-
 @on(ev.PagesCalled)
 def _pages_called(state: ModelState, world: World, step: Step, event: ev.PagesCalled) -> ModelState:
     return opened(state, step.task, Scope(What.PAGES, attempt=moving.pages_attempt(state, world, step, event)))
-
-
-@on(ev.PagesReturned)
-def _pages_returned(state: ModelState, _world: World, step: Step, _event: ev.PagesReturned) -> ModelState:
-    return closed(state, step.task, What.PAGES)
-
-
-ALLOWED[ev.PagesReturned] = calls.allowed_pages
 
 
 @on(ev.LockTaken)
@@ -211,3 +171,30 @@ def _folio_checked(state: ModelState, world: World, step: Step, event: ev.FolioC
 @on(ev.FolioMoved)
 def _folio_moved(state: ModelState, world: World, step: Step, event: ev.FolioMoved) -> ModelState:
     return calls.folio_moved(state, world, step, event)
+
+
+# ---- what ends what was opened ----------------------------------------------------------------------------------------
+
+CLOSES: dict[type[Event], What] = {
+    ev.CallbackReturned: What.CALLBACK,
+    ev.RangeFaultEnded: What.RANGE_FAULT,
+    ev.SetupReturned: What.SETUP,
+    ev.RangeReturned: What.RANGE,
+    ev.PagesReturned: What.PAGES,
+}
+
+
+@on(*CLOSES)
+def _returned(state: ModelState, _world: World, step: Step, event: Event) -> ModelState:
+    return closed(state, step.task, CLOSES[type(event)])
+
+
+ALLOWED.update(
+    {
+        ev.CallbackReturned: faults.allowed_callback,
+        ev.RangeFaultEnded: faults.allowed_range_fault,
+        ev.SetupReturned: calls.allowed_setup,
+        ev.RangeReturned: calls.allowed_range,
+        ev.PagesReturned: calls.allowed_pages,
+    }
+)

@@ -9,7 +9,7 @@ from migrate_vma_spec.model import calls, contents, operations, reach
 from migrate_vma_spec.model.outcome import Outcome
 from migrate_vma_spec.model.state import ModelState, Seen, Store, What, replaced, surveyed
 from migrate_vma_spec.model.table import ALLOWED, on
-from migrate_vma_spec.objects import World, change
+from migrate_vma_spec.objects import World, evolve
 from migrate_vma_spec.vocabulary import PteKind
 
 # ---- contents --------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def _page_cache_removed(state: ModelState, _world: World, step: Step, event: ev.
     scope = state.scope(step.task, What.OPERATION)
     if scope is None or scope.name != contents.PUNCH or scope.arguments != (event.file, event.index):
         return state
-    state = replaced(state, step.task, scope, change(scope, seen=scope.seen | Seen.ACCESSED))
+    state = replaced(state, step.task, scope, evolve(scope, seen=scope.seen | Seen.ACCESSED))
     return contents.punched(state, event.file, event.index)
 
 
@@ -89,7 +89,7 @@ def _accessed(state: ModelState, world: World, step: Step, event: ev.CpuAccessed
     device = event.device if isinstance(event, ev.DeviceAccessed) else None
     scope = state.scope(step.task, What.OPERATION)
     if scope is not None and operations.is_its_access(scope, device, event.mm, event.addr, event.write):
-        state = replaced(state, step.task, scope, change(scope, seen=scope.seen | Seen.ACCESSED))
+        state = replaced(state, step.task, scope, evolve(scope, seen=scope.seen | Seen.ACCESSED))
     key = event.mm, event.addr
     state = contents.loaded(state, world, key, event.pfn) if state.lazy else state
     return contents.stored(state, world, key, event.pfn) if event.write and event.pfn is not None else state
@@ -128,7 +128,7 @@ def _cleared(state: ModelState, step: Step, mm: int, addrs: range, kind: PteKind
     scope = state.scope(step.task, What.OPERATION)
     if scope is None or not scope.left or kind not in contents.GONE or scope.arguments[0] != mm:
         return state
-    return replaced(state, step.task, scope, change(scope, left=scope.left.difference(addrs)))
+    return replaced(state, step.task, scope, evolve(scope, left=scope.left.difference(addrs)))
 
 
 # ---- address spaces --------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def _cleared(state: ModelState, step: Step, mm: int, addrs: range, kind: PteKind
 
 @on(ev.MmCreated)
 def _mm_created(state: ModelState, _world: World, _step: Step, event: ev.MmCreated) -> ModelState:
-    return change(state, followed=state.followed | {event.mm})
+    return evolve(state, followed=state.followed | {event.mm})
 
 
 @on(ev.MmForked)

@@ -11,10 +11,7 @@ import os
 import random
 import signal
 import sys
-import threading
-import time
 import types
-from pathlib import Path
 
 from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.drivers.test_hmm import AdaptedDmirror, Dmirror
@@ -23,8 +20,7 @@ from migrate_vma_impl.machine import traps
 from migrate_vma_impl.machine.containers import Lock, shared
 from migrate_vma_impl.mm.mm_types import Folio, MigrateVma
 from migrate_vma_impl.mm.mmap_lock import find_vma
-from migrate_vma_spec.events import PointPassed
-from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, Point, Select, VmFault
+from migrate_vma_spec.vocabulary import MIGRATE_PFN_MIGRATE, Select, VmFault
 
 
 def factory_of(kind):
@@ -128,87 +124,6 @@ class CatchesEverything(Wide):
                 await traps.cond_resched()
             except BaseException:  # noqa: BLE001, S112
                 continue
-
-
-# ---- it does not end -------------------------------------------------------------------------------------------------
-
-
-def loops_in_factory(kernel):
-    while True:
-        pass
-
-
-class SpinsInFault(Wide):
-    async def migrate_to_ram(self, vmf):
-        while True:
-            pass
-
-
-class SpinsInToDevice(Wide):
-    async def to_device(self, mm, start, end):
-        while True:
-            time.sleep(3600)
-
-
-class SpinsAndSwallows(Wide):
-    """Nothing that is raised in it ends it."""
-
-    async def migrate_to_ram(self, vmf):
-        while True:
-            try:
-                sum(range(1000))
-            except BaseException:  # noqa: BLE001, S112
-                continue
-
-
-class YieldsForEver(Wide):
-    async def migrate_to_ram(self, vmf):
-        while True:
-            await traps.cond_resched()
-
-
-class YieldsForEverInToDevice(Wide):
-    async def to_device(self, mm, start, end):
-        while True:
-            await traps.cond_resched()
-
-
-class CountsForEver(Wide):
-    """As above, and no state ever comes back."""
-
-    async def migrate_to_ram(self, vmf):
-        for _ in itertools.count():
-            await traps.cond_resched()
-
-
-class CountsForEverInToDevice(Wide):
-    async def to_device(self, mm, start, end):
-        for _ in itertools.count():
-            await traps.cond_resched()
-
-
-class NotesForEver(Wide):
-    async def migrate_to_ram(self, vmf):
-        while True:
-            await traps.note(PointPassed(Point.USER))
-
-
-class TakesItsTime(Wide):
-    """Says who it is, and then takes a hundred seconds over very many short steps."""
-
-    async def to_device(self, mm, start, end):
-        Path(os.environ["SUBJECT_PID_FILE"]).write_text(str(os.getpid()))
-        while True:
-            time.sleep(0.01)
-            await traps.cond_resched()
-
-
-class LeavesAThread(Wide):
-    """The driver is sound; the thread that it starts never ends."""
-
-    def __init__(self, kernel, name):
-        super().__init__(kernel, name)
-        threading.Thread(target=threading.Event().wait).start()
 
 
 # ---- it does nothing -------------------------------------------------------------------------------------------------
@@ -409,16 +324,6 @@ raises_at_length = factory_of(RaisesAtLength)
 is_cancelled = factory_of(IsCancelled)
 recurses = factory_of(Recurses)
 catches_everything = factory_of(CatchesEverything)
-spins_in_fault = factory_of(SpinsInFault)
-spins_in_to_device = factory_of(SpinsInToDevice)
-spins_and_swallows = factory_of(SpinsAndSwallows)
-yields_for_ever = factory_of(YieldsForEver)
-yields_for_ever_in_to_device = factory_of(YieldsForEverInToDevice)
-counts_for_ever = factory_of(CountsForEver)
-counts_for_ever_in_to_device = factory_of(CountsForEverInToDevice)
-notes_for_ever = factory_of(NotesForEver)
-leaves_a_thread = factory_of(LeavesAThread)
-takes_its_time = factory_of(TakesItsTime)
 never_awaits = factory_of(NeverAwaits)
 faults_at_once = factory_of(FaultsAtOnce)
 offers_nothing = factory_of(OffersNothing)
@@ -438,59 +343,3 @@ shares_a_global = factory_of(SharesAGlobal)
 holds_a_file = factory_of(HoldsAFile)
 forgets_finalize = factory_of(ForgetsFinalize)
 prints = factory_of(Prints)
-
-# ---- factories -------------------------------------------------------------------------------------------------------
-
-
-def takes_no_argument():
-    return None
-
-
-def returns_nothing(kernel):
-    return None
-
-
-def returns_a_class(kernel):
-    return Wide
-
-
-def raises(kernel):
-    raise OSError("no such device")
-
-
-async def is_async(kernel):
-    return Wide(kernel, "mine")
-
-
-_one = []
-
-
-def always_the_same(kernel):
-    if not _one:
-        _one.append(Wide(kernel, "mine"))
-    return _one[0]
-
-
-class Unfinished(Driver):
-    async def migrate_to_ram(self, vmf):
-        return VmFault.SIGBUS
-
-
-def is_abstract(kernel):
-    return Unfinished(kernel, "mine")
-
-
-def named_by_a_number(kernel):
-    return Wide(kernel, 7)
-
-
-class Unprintable:
-    def __repr__(self):
-        raise RuntimeError("not even that")
-
-
-def returns_the_unprintable(kernel):
-    return Unprintable()
-
-
-NUMBER = 3
