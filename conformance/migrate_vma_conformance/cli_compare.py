@@ -16,7 +16,7 @@ from migrate_vma_conformance.verdict import EXIT_FINE, EXIT_VIOLATED
 
 if TYPE_CHECKING:
     from migrate_vma_conformance.kernel.commands import Module
-    from migrate_vma_conformance.kernel.compare_guests import Asked
+    from migrate_vma_conformance.kernel.comparing.guests import Asked
 
 
 @click.command()
@@ -49,8 +49,8 @@ def compare(
     a guest was lost.
     """
     from migrate_vma_conformance.kernel.commands import Module  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.compare_guests import Asked  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.strategies import Shape  # noqa: PLC0415  (imports Hypothesis)
+    from migrate_vma_conformance.kernel.comparing.guests import Asked  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.strategies import Shape  # noqa: PLC0415  (imports Hypothesis)
 
     found = [find_guest(name, cache) for name in dict.fromkeys(guests or DEFAULT)]
     if script is not None:
@@ -59,8 +59,8 @@ def compare(
 
 
 def _compare(guests: list[Guest], asked: Asked, form: str) -> int:
-    from migrate_vma_conformance.kernel import compare_report  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.compare_guests import compare_guests, exit_code  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing import report as compare_report  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.guests import compare_guests, exit_code  # noqa: PLC0415
 
     with counting_bar() as count:
         told = compare_guests(guests, asked, lambda tally: count(tally.guest, tally.sequences, asked.sequences))
@@ -71,11 +71,11 @@ def _compare(guests: list[Guest], asked: Asked, form: str) -> int:
 
 
 def _play(guests: list[Guest], script: Path, module: Module, form: str, *, large: bool) -> int:
-    from migrate_vma_conformance.kernel import compare_report  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.compare_guests import play  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.core_subject import Unsupported  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.guest_subject import Lost  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.operations import read_script  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing import report as compare_report  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.core_subject import Unsupported  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.guest_subject import Lost  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.guests import play  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.comparing.operations import read_script  # noqa: PLC0415
 
     try:
         sequence = read_script(script.read_text(), str(script))

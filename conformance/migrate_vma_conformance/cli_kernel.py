@@ -34,9 +34,9 @@ def build(ctx: click.Context, *, guests: tuple[str, ...], jobs: int, again: bool
 
     What is built already is left alone, what was interrupted goes on. Sources come from Debian's archive; nothing is installed.
     """
-    from migrate_vma_conformance.kernel.build import builder  # noqa: PLC0415  (nothing of it is needed elsewhere)
-    from migrate_vma_conformance.kernel.failures import BuildFailed  # noqa: PLC0415
-    from migrate_vma_conformance.kernel.progress import told_on_terminal  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.building.build import builder  # noqa: PLC0415  (nothing of it is needed elsewhere)
+    from migrate_vma_conformance.kernel.building.failures import BuildFailed  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.building.progress import told_on_terminal  # noqa: PLC0415
 
     kinds = [kind_named(name) for name in dict.fromkeys(guests or DEFAULT)]
     place = cache_directory(cache)
@@ -65,7 +65,7 @@ def status(ctx: click.Context, *, cache: Path | None, form: str) -> None:
 
     Exits with 0 if 6.1 and 7.3 are built of the present sources and can be run, with 3 if not.
     """
-    from migrate_vma_conformance.kernel import status as kernel_status  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.building import status as kernel_status  # noqa: PLC0415
 
     seen = kernel_status.look(cache_directory(cache))
     show([json_report.text(kernel_status.document(seen))] if form == "json" else kernel_status.lines(seen))

@@ -8,7 +8,7 @@ import click
 
 from migrate_vma_conformance.cli_options import cache_option, format_option
 from migrate_vma_conformance.kernel.guests import DEFAULT, find_guest
-from migrate_vma_conformance.kernel.race_rounds import KINDS
+from migrate_vma_conformance.kernel.racing.rounds import KINDS
 from migrate_vma_conformance.options import Advance
 from migrate_vma_conformance.report import json_report
 from migrate_vma_conformance.terminal import progress_bar, show
@@ -41,8 +41,8 @@ def race(
 
     Exits with 0 if all held that must hold in every interleaving, with 1 if something did not, with 3 if the guest ended.
     """
-    from migrate_vma_conformance.kernel import race_report  # noqa: PLC0415  (imports the kit: not for help)
-    from migrate_vma_conformance.kernel.witness import Witness, ways  # noqa: PLC0415
+    from migrate_vma_conformance.kernel.racing import report as race_report  # noqa: PLC0415  (imports the kit: not for help)
+    from migrate_vma_conformance.kernel.witness.witness import Witness, ways  # noqa: PLC0415
 
     found = find_guest(guest, cache)
     kinds = [KINDS[name] for name in dict.fromkeys(races or KINDS)]

@@ -73,8 +73,8 @@ class Config:
 
     What is 0 is not there, and costs no state: `pmd_order` (a leaf of the middle level maps 1 << pmd_order pages), `swap_slots`,
     `files` of `file_pages` pages each. `vma_locks`: faults try the VMA's own lock first, without mmap_lock.
-    `gup_fast`: get_user_pages_fast tries without any lock first, and fork tells it of itself. `tlb_batch`: reclaim puts off its TLB
-    flushes, and makes one for many pages.
+    `gup_fast`: get_user_pages_fast tries without any lock first, and fork tells it of itself. `tlb_batch`: reclaim puts off its
+    TLB flushes, and makes one for many pages.
     """
 
     cpus: int = 2

@@ -11,11 +11,11 @@ from typing import NoReturn
 
 import pytest
 
-from migrate_vma_conformance.kernel import build, packages
+from migrate_vma_conformance.kernel.building import build, packages
 from migrate_vma_conformance.kernel.commands import Limit, Reset
 from migrate_vma_conformance.kernel.guests import DEFAULT, NotBuilt, find_guest
-from migrate_vma_conformance.kernel.qemu import qemu_missing
-from migrate_vma_conformance.kernel.witness import Witness, ways
+from migrate_vma_conformance.kernel.witness.qemu import qemu_missing
+from migrate_vma_conformance.kernel.witness.witness import Witness, ways
 from tests.kernel.toolbox import make_toolbox
 
 

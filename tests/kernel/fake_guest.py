@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from migrate_vma_conformance.kernel.commands import Command, Hello, Load, Race, ReadFile, Reset, Store
-from migrate_vma_conformance.kernel.protocol import VERSION, Answer, Fate, decode_command, encode_answer
+from migrate_vma_conformance.kernel.witness.protocol import VERSION, Answer, Fate, decode_command, encode_answer
 
 OOPS = """[    1.602941] BUG: unable to handle page fault for address: ff1100fcffffe000
 [    1.604015] CPU: 0 PID: 36 Comm: init Not tainted 6.1.192 #1

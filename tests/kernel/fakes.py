@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from migrate_vma_conformance.kernel.commands import ReadFile
-from migrate_vma_conformance.kernel.witness import Way, Witness
+from migrate_vma_conformance.kernel.witness.witness import Way, Witness
 
 _SCRIPT = Path(__file__).with_name("fake_guest.py")
 

@@ -7,11 +7,11 @@ import functools
 from attrs import define, evolve, field
 
 from migrate_vma_conformance.kernel.commands import Module, Reset, WriteFile
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.core_subject import core_of
-from migrate_vma_conformance.kernel.operations import Observation
-from migrate_vma_conformance.kernel.protocol import Answer
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.comparing.core_subject import core_of
+from migrate_vma_conformance.kernel.comparing.operations import Observation
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.protocol import Answer
+from migrate_vma_conformance.kernel.witness.witness import Ended
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate_vma_conformance.kernel.building.recipe import SOURCES
 from migrate_vma_conformance.kernel.commands import (
     DeviceRead,
     Execute,
@@ -36,9 +37,8 @@ from migrate_vma_conformance.kernel.commands import (
     Unpin,
     WriteFile,
 )
-from migrate_vma_conformance.kernel.line import Closed, Line
-from migrate_vma_conformance.kernel.protocol import Fate, greeting
-from migrate_vma_conformance.kernel.recipe import SOURCES
+from migrate_vma_conformance.kernel.witness.line import Closed, Line
+from migrate_vma_conformance.kernel.witness.protocol import Fate, greeting
 
 SEGV = signal.SIGSEGV
 WORDS = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]

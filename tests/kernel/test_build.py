@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from migrate_vma_conformance.errors import UsageError
-from migrate_vma_conformance.kernel import recipe
-from migrate_vma_conformance.kernel.build import Done, builder
+from migrate_vma_conformance.kernel.building import recipe
+from migrate_vma_conformance.kernel.building.build import Done, builder
+from migrate_vma_conformance.kernel.building.stages import PRODUCTS, STAGES
 from migrate_vma_conformance.kernel.guests import NotBuilt, built_guests, find_guest, kind_named
-from migrate_vma_conformance.kernel.stages import PRODUCTS, STAGES
 from tests.kernel.toolbox import KIND
 
 ALL = ["make allnoconfig", "make bzImage", "make modules", "make headers", "make modules beside", "gcc hmm-tests", "gcc agent"]

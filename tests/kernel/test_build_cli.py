@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from migrate_vma_conformance.cli import cli
-from migrate_vma_conformance.kernel import stages, tools
-from migrate_vma_conformance.kernel.build import builder
+from migrate_vma_conformance.kernel.building import stages, tools
+from migrate_vma_conformance.kernel.building.build import builder
 
 
 def typed(box, *words):
@@ -80,7 +80,7 @@ def test_a_cache_that_another_build_has_is_told(box):
 @pytest.mark.parametrize(("runs", "code"), [({}, 0), ({"no-such-qemu": "qemu-system-x86"}, 3)])
 def test_status_exits_with_whether_the_kernel_tests_can_run(box, monkeypatch, runs, code):
     monkeypatch.setattr(tools, "RUNNING", runs)
-    monkeypatch.setattr("migrate_vma_conformance.kernel.status.DEFAULT", ("6.1",))
+    monkeypatch.setattr("migrate_vma_conformance.kernel.building.status.DEFAULT", ("6.1",))
     assert typed(box, "status").exit_code == 3
     typed(box, "build", "6.1")
     assert typed(box, "status").exit_code == code

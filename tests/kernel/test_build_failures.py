@@ -14,9 +14,9 @@ import time
 import pytest
 
 from migrate_vma_conformance.errors import UsageError
-from migrate_vma_conformance.kernel import build, stages, tools
-from migrate_vma_conformance.kernel.build import Done, builder
-from migrate_vma_conformance.kernel.failures import BuildFailed, CacheBusy
+from migrate_vma_conformance.kernel.building import build, stages, tools
+from migrate_vma_conformance.kernel.building.build import Done, builder
+from migrate_vma_conformance.kernel.building.failures import BuildFailed, CacheBusy
 
 
 def left(box):
@@ -184,7 +184,8 @@ def test_a_second_build_in_one_cache_is_told_of_the_first(box):
 BUILD = """
 import sys
 from pathlib import Path
-from migrate_vma_conformance.kernel import build, packages
+from migrate_vma_conformance.kernel.building import build
+from migrate_vma_conformance.kernel.building import packages
 from migrate_vma_conformance.kernel.guests import KINDS
 build.ROOM = 0
 packages.INSTALLED = Path(sys.argv[2])

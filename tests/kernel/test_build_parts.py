@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from migrate_vma_conformance.kernel import initrd, running, status, tools
-from migrate_vma_conformance.kernel.build import builder
-from migrate_vma_conformance.kernel.failures import CommandFailed, DiskFull
-from migrate_vma_conformance.kernel.progress import Step, compiled, told_on_terminal
-from migrate_vma_conformance.kernel.running import Runner
+from migrate_vma_conformance.kernel.building import initrd, running, status, tools
+from migrate_vma_conformance.kernel.building.build import builder
+from migrate_vma_conformance.kernel.building.failures import CommandFailed, DiskFull
+from migrate_vma_conformance.kernel.building.progress import Step, compiled, told_on_terminal
+from migrate_vma_conformance.kernel.building.running import Runner
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.compare import Comparison, Tally, differing, first_difference, run
-from migrate_vma_conformance.kernel.core_subject import core_of
-from migrate_vma_conformance.kernel.known import Case, Known, recognised
-from migrate_vma_conformance.kernel.operations import Observation, of_device, read_script, words_of
-from migrate_vma_conformance.kernel.shrinking import draw, is_playable, smallest
-from migrate_vma_conformance.kernel.strategies import Shape
+from migrate_vma_conformance.kernel.comparing.compare import Comparison, Tally, differing, first_difference, run
+from migrate_vma_conformance.kernel.comparing.core_subject import core_of
+from migrate_vma_conformance.kernel.comparing.known import Case, Known, recognised
+from migrate_vma_conformance.kernel.comparing.operations import Observation, of_device, read_script, words_of
+from migrate_vma_conformance.kernel.comparing.shrinking import draw, is_playable, smallest
+from migrate_vma_conformance.kernel.comparing.strategies import Shape
 from migrate_vma_spec.judge import Judge
 from migrate_vma_spec.model import REFERENCE
 from tests.kernel.other_kernels import OtherKernel, answered

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from migrate_vma_conformance.cli import cli
-from migrate_vma_conformance.kernel import compare_guests
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.compare_guests import Asked
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.strategies import Shape
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.comparing import guests as compare_guests
+from migrate_vma_conformance.kernel.comparing.guests import Asked
+from migrate_vma_conformance.kernel.comparing.strategies import Shape
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.witness import Ended
 from migrate_vma_conformance.verdict import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_USAGE, EXIT_VIOLATED
 from tests.kernel.other_kernels import CoreWitness
 

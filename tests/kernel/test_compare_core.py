@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from migrate_vma_conformance.kernel.commands import Module, Reset
-from migrate_vma_conformance.kernel.compare import differing
-from migrate_vma_conformance.kernel.core_subject import Unsupported, core_of
-from migrate_vma_conformance.kernel.guest_subject import observation
-from migrate_vma_conformance.kernel.model_subject import ModelSubject
-from migrate_vma_conformance.kernel.operations import read_script
-from migrate_vma_conformance.kernel.protocol import decode_answer, decode_command
+from migrate_vma_conformance.kernel.comparing.compare import differing
+from migrate_vma_conformance.kernel.comparing.core_subject import Unsupported, core_of
+from migrate_vma_conformance.kernel.comparing.guest_subject import observation
+from migrate_vma_conformance.kernel.comparing.model_subject import ModelSubject
+from migrate_vma_conformance.kernel.comparing.operations import read_script
+from migrate_vma_conformance.kernel.witness.protocol import decode_answer, decode_command
 
 DATA = Path(__file__).with_name("data")
 BOTH = pytest.mark.parametrize("guest", ["6.1", "7.3"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from migrate_vma_conformance.kernel.comparing.known import KNOWN
 from migrate_vma_conformance.kernel.guests import KINDS
-from migrate_vma_conformance.kernel.known import KNOWN
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "kernel-differences.md").read_text()
 

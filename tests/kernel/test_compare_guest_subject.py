@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from migrate_vma_conformance.kernel.commands import DeviceWrite, Load, Module
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.guest_subject import GuestSubject, Lost, observation
-from migrate_vma_conformance.kernel.operations import NOT_REACHED, Observation, of_device, read_script
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.comparing.guest_subject import GuestSubject, Lost, observation
+from migrate_vma_conformance.kernel.comparing.operations import NOT_REACHED, Observation, of_device, read_script
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import Ended
 from tests.kernel.other_kernels import CoreWitness, answered
 
 START = "open 0 0\nmap 0 0 4 write private\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.compare_guests import Asked, compare_guests, play
-from migrate_vma_conformance.kernel.compare_report import lines
-from migrate_vma_conformance.kernel.operations import read_script
-from migrate_vma_conformance.kernel.strategies import Shape
+from migrate_vma_conformance.kernel.comparing.guests import Asked, compare_guests, play
+from migrate_vma_conformance.kernel.comparing.operations import read_script
+from migrate_vma_conformance.kernel.comparing.report import lines
+from migrate_vma_conformance.kernel.comparing.strategies import Shape
 
 MIXED = "open 0 0\nmap 0 0 2 write private\nstore 0 0 5\nto-device 0 0 1 1\nread 0 0 0 2"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from migrate_vma_conformance.kernel.model_subject import ModelSubject
-from migrate_vma_conformance.kernel.operations import Observation, read_script
+from migrate_vma_conformance.kernel.comparing.model_subject import ModelSubject
+from migrate_vma_conformance.kernel.comparing.operations import Observation, read_script
 
 MAPPED = "open 0 0\nmap 0 0 4 write private\n"
 FINE = Observation(0)

@@ -7,7 +7,7 @@ import pytest
 from migrate_vma_conformance.errors import UsageError
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Advice, Kind, Protection
-from migrate_vma_conformance.kernel.operations import (
+from migrate_vma_conformance.kernel.comparing.operations import (
     NOT_REACHED,
     Observation,
     of_access,

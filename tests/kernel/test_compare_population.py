@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migrate_vma_conformance.kernel.commands import Protection
-from migrate_vma_conformance.kernel.population import Population
+from migrate_vma_conformance.kernel.comparing.population import Population
 
 READ, WRITE, NONE = Protection.READ, Protection.WRITE, Protection.NONE
 

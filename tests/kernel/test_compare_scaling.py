@@ -6,13 +6,13 @@ import pytest
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Kind, Module, Protection
-from migrate_vma_conformance.kernel.compare import Tally, run
-from migrate_vma_conformance.kernel.compare_guests import comparison_of
-from migrate_vma_conformance.kernel.core_subject import LARGE, core_of
-from migrate_vma_conformance.kernel.operations import Observation, of_device, read_script
-from migrate_vma_conformance.kernel.scaling import SCALE, ScaledKernel, enlarged, folded
-from migrate_vma_conformance.kernel.shrinking import draw
-from migrate_vma_conformance.kernel.strategies import Shape
+from migrate_vma_conformance.kernel.comparing.compare import Tally, run
+from migrate_vma_conformance.kernel.comparing.core_subject import LARGE, core_of
+from migrate_vma_conformance.kernel.comparing.guests import comparison_of
+from migrate_vma_conformance.kernel.comparing.operations import Observation, of_device, read_script
+from migrate_vma_conformance.kernel.comparing.scaling import SCALE, ScaledKernel, enlarged, folded
+from migrate_vma_conformance.kernel.comparing.shrinking import draw
+from migrate_vma_conformance.kernel.comparing.strategies import Shape
 
 LEAF = "open 0 0\nopen 0 1\nmap 0 0 8 write huge\nstore 0 0 5\n"
 BOTH = pytest.mark.parametrize("guest", ["6.1", "7.3"])

@@ -43,10 +43,10 @@ from migrate_vma_conformance.kernel.commands import (
     UseModule,
     WriteFile,
 )
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.protocol import Answer, Fate, decode_answer, decode_command
-from migrate_vma_conformance.kernel.qemu import Machine, Transport
-from migrate_vma_conformance.kernel.witness import Way, Witness, ways
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate, decode_answer, decode_command
+from migrate_vma_conformance.kernel.witness.qemu import Machine, Transport
+from migrate_vma_conformance.kernel.witness.witness import Way, Witness, ways
 
 DATA = Path(__file__).with_name("data")
 TRACING = "/sys/kernel/tracing"
@@ -250,7 +250,7 @@ _LEFT_ALONE = """
 import os, signal, sys
 from pathlib import Path
 from migrate_vma_conformance.kernel.guests import find_guest
-from migrate_vma_conformance.kernel.witness import Witness, ways
+from migrate_vma_conformance.kernel.witness.witness import Witness, ways
 guest = find_guest(sys.argv[1])
 with Witness(guest.name, ways(guest)) as witness:
     print(witness._process.child.pid, flush=True)

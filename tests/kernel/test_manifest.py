@@ -7,9 +7,16 @@ import re
 
 import pytest
 
-from migrate_vma_conformance.kernel import recipe
+from migrate_vma_conformance.kernel.building import recipe
+from migrate_vma_conformance.kernel.building.manifest import (
+    Manifest,
+    Product,
+    Unreadable,
+    products_of,
+    read_manifest,
+    write_manifest,
+)
 from migrate_vma_conformance.kernel.guests import DEFAULT, KINDS
-from migrate_vma_conformance.kernel.manifest import Manifest, Product, Unreadable, products_of, read_manifest, write_manifest
 from migrate_vma_impl.generations import GENERATIONS
 from tests.kernel.toolbox import MODULE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import attrs
 import pytest
@@ -11,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate_vma_conformance.kernel import commands as language
-from migrate_vma_conformance.kernel import protocol
+from migrate_vma_conformance.kernel.building.recipe import SOURCES
 from migrate_vma_conformance.kernel.commands import Advice, Execute, Kind, Load, Map, Protection, Race, Snapshot, Store, WriteFile
-from migrate_vma_conformance.kernel.protocol import (
+from migrate_vma_conformance.kernel.witness import protocol
+from migrate_vma_conformance.kernel.witness.protocol import (
     COMMANDS,
     Answer,
     Fate,
@@ -25,8 +25,6 @@ from migrate_vma_conformance.kernel.protocol import (
     encode_command,
     greeting,
 )
-
-GUEST = Path(protocol.__file__).parent / "guest"
 
 SMALL = st.integers(0, 1)
 """A number that every field of a command may be."""
@@ -174,7 +172,7 @@ def _constants(header):
 
 
 def test_the_agent_has_the_same_numbers():
-    says = _constants((GUEST / "agent.h").read_text())
+    says = _constants((SOURCES / "agent.h").read_text())
     ours = {
         "VERSION": protocol.VERSION,
         "ARENA_PAGES": language.ARENA_PAGES,
@@ -186,12 +184,12 @@ def test_the_agent_has_the_same_numbers():
 
 
 def test_the_agent_has_the_same_commands():
-    sources = "".join(path.read_text() for path in sorted(GUEST.glob("*.c")))
+    sources = "".join(path.read_text() for path in sorted(SOURCES.glob("*.c")))
     known = set(re.findall(r'^\t\{ "([a-z-]+)", (?:"[a-z]+", )?\w+ \},$', sources, re.MULTILINE))
     assert known | {Race.verb} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("table", "kind"), [("protections", Protection), ("kinds", Kind), ("advices", Advice)])
 def test_the_agent_has_the_same_words(table, kind):
-    found = re.search(rf"char \*const {table}\[\] = \{{(.*?)NULL \}};", (GUEST / "wire.c").read_text(), re.DOTALL)
+    found = re.search(rf"char \*const {table}\[\] = \{{(.*?)NULL \}};", (SOURCES / "wire.c").read_text(), re.DOTALL)
     assert re.findall(r'"([a-z-]+)"', found[1] if found else "") == [each.value for each in kind]

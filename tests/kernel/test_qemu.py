@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from migrate_vma_conformance.kernel import qemu
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.console import Reason, reports
-from migrate_vma_conformance.kernel.qemu import Accelerator, Machine, NotBooted, Transport
+from migrate_vma_conformance.kernel.witness import qemu
+from migrate_vma_conformance.kernel.witness.console import Reason, reports
+from migrate_vma_conformance.kernel.witness.qemu import Accelerator, Machine, NotBooted, Transport
 from tests.kernel.fake_guest import OOPS
 from tests.kernel.fakes import way
 

@@ -10,15 +10,16 @@ from click.testing import CliRunner
 
 from migrate_vma_conformance.cli import cli
 from migrate_vma_conformance.errors import SubjectError
-from migrate_vma_conformance.kernel import proved, race_report
 from migrate_vma_conformance.kernel.commands import Race, ReadFile
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.probes import Count, Probes
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
-from migrate_vma_conformance.kernel.race_report import RaceReport
-from migrate_vma_conformance.kernel.race_rounds import KINDS, Round
-from migrate_vma_conformance.kernel.races import PROBES, Run, run
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.racing import proved
+from migrate_vma_conformance.kernel.racing import report as race_report
+from migrate_vma_conformance.kernel.racing.races import PROBES, Run, run
+from migrate_vma_conformance.kernel.racing.report import RaceReport
+from migrate_vma_conformance.kernel.racing.rounds import KINDS, Round
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.probes import Count, Probes
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import Ended
 
 VALUE = 7
 SEGV = Answer(signal=11, code=1, minor=0)

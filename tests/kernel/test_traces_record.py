@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from migrate_vma_conformance.cli import cli
 from migrate_vma_conformance.errors import SubjectError, UsageError
 from migrate_vma_conformance.kernel.commands import Load, ReadFile
-from migrate_vma_conformance.kernel.console import Reason
 from migrate_vma_conformance.kernel.guests import KINDS, Guest
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
 from migrate_vma_conformance.kernel.traces import on_guest
 from migrate_vma_conformance.kernel.traces.judging import judge_file
 from migrate_vma_conformance.kernel.traces.probes import BY_NAME, DRIVERS, FIELDS
 from migrate_vma_conformance.kernel.traces.setups import Tool, header, probes, script, wanted
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import Ended
 from migrate_vma_conformance.verdict import Verdict
 
 OLD, NEW = (6, 1), (7, 3)

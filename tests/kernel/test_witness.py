@@ -10,10 +10,10 @@ import attrs
 import pytest
 
 from migrate_vma_conformance.kernel.commands import Load, Race, Store
-from migrate_vma_conformance.kernel.console import Reason
-from migrate_vma_conformance.kernel.protocol import Answer
-from migrate_vma_conformance.kernel.qemu import NotBooted
-from migrate_vma_conformance.kernel.witness import Ended
+from migrate_vma_conformance.kernel.witness.console import Reason
+from migrate_vma_conformance.kernel.witness.protocol import Answer
+from migrate_vma_conformance.kernel.witness.qemu import NotBooted
+from migrate_vma_conformance.kernel.witness.witness import Ended
 from tests.kernel.fakes import DIE, FLOOD, GARBLE, HANG, LARGE, OOPS, SKIP, fake_witness, way
 
 STORES = [Store(0, page, page % 256) for page in range(20)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from migrate_vma_conformance.kernel.build import Outcome, builder
+from migrate_vma_conformance.kernel.building.build import Outcome, builder
+from migrate_vma_conformance.kernel.building.tools import COMPILING, FETCHING
 from migrate_vma_conformance.kernel.guests import KINDS
-from migrate_vma_conformance.kernel.tools import COMPILING, FETCHING
 
 KIND = KINDS["6.1"]
 

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from attrs import frozen
 
 from migrate_vma_conformance.errors import SubjectError, UsageError, listed
-from migrate_vma_conformance.kernel.manifest import MANIFEST, Manifest, Unreadable, read_manifest
-from migrate_vma_conformance.kernel.recipe import initrd_inputs, kernel_inputs
+from migrate_vma_conformance.kernel.building.manifest import MANIFEST, Manifest, Unreadable, read_manifest
+from migrate_vma_conformance.kernel.building.recipe import initrd_inputs, kernel_inputs
 
 KERNEL = "kernel"
 INITRD = "initrd"

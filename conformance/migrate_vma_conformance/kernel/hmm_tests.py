@@ -19,10 +19,10 @@ from typing import Any
 from attrs import asdict, frozen
 
 from migrate_vma_conformance.kernel.commands import Execute, Module, ReadFile, WriteFile
-from migrate_vma_conformance.kernel.console import reports
 from migrate_vma_conformance.kernel.guests import Guest
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
-from migrate_vma_conformance.kernel.witness import PATIENCE, Result, Witness, ways
+from migrate_vma_conformance.kernel.witness.console import reports
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import PATIENCE, Result, Witness, ways
 from migrate_vma_conformance.report.layout import labelled, paragraph
 
 PROGRAM = "/bin/hmm-tests"

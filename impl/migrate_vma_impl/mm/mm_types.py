@@ -167,7 +167,8 @@ class MmState:
 
     `vma_locks` are the locks of its VMAs that are held: the VMA's first page, and the number of readers, or, negative, how
     often its writer took it. `flush_pending` counts those who change entries without mmap_lock for writing, and have yet to flush
-    (mm_tlb_flush_pending); `flush_batched` says that reclaim may owe a flush (tlb_flush_batched). `userfaults` are the tasks that wait for the monitor of its userfaultfd.
+    (mm_tlb_flush_pending); `flush_batched` says that reclaim may owe a flush (tlb_flush_batched). `userfaults` are
+    the tasks that wait for the monitor of its userfaultfd.
     """
 
     number: int

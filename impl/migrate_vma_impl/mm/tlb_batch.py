@@ -5,8 +5,8 @@ Rules:
   entry is flushed when it is cleared). Until then other CPUs reach the pages through stale translations.
 - What was put off is made up for before a page is written that such a translation may still change, and before one is freed.
 - The address space remembers that a flush may be outstanding (mm->tlb_flush_batched). Who changes its entries under the
-  page-table lock flushes first, for a swap entry there does not tell that a CPU still uses the page. The two generation counters of
-  the kernel are one bit here: nothing comes between the look and the flush.
+  page-table lock flushes first, for a swap entry there does not tell that a CPU still uses the page. The kernel's two generation
+  counters are one bit here: nothing comes between the look and the flush.
 - A CPU of the address space is any CPU: the mask of those that run it (mm_cpumask) is not modelled.
 """
 

@@ -25,9 +25,9 @@ from migrate_vma_conformance.kernel.commands import (
     WriteFile,
 )
 from migrate_vma_conformance.kernel.guests import Guest
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
 from migrate_vma_conformance.kernel.traces.setups import GROUP, header, probes, wanted
-from migrate_vma_conformance.kernel.witness import Ended, Result, Witness, ways
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import Ended, Result, Witness, ways
 
 TRACING = "/sys/kernel/tracing"
 PAGE_SIZE = "4096"

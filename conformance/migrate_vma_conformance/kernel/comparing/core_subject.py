@@ -19,8 +19,8 @@ from attrs import evolve, frozen
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Command, Kind, Module, Protection
-from migrate_vma_conformance.kernel.core_machine import CoreMachine, Ended, Work
-from migrate_vma_conformance.kernel.operations import NOT_OPEN, Observation, Sequence, of_access, of_device, padded
+from migrate_vma_conformance.kernel.comparing.core_machine import CoreMachine, Ended, Work
+from migrate_vma_conformance.kernel.comparing.operations import NOT_OPEN, Observation, Sequence, of_access, of_device, padded
 from migrate_vma_impl.as_shipped import AS_SHIPPED
 from migrate_vma_impl.driver import Driver
 from migrate_vma_impl.drivers.test_hmm_access import Reply

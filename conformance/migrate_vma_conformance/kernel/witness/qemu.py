@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 
 from migrate_vma_conformance.errors import SubjectError
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.console import last_lines
+from migrate_vma_conformance.kernel.witness.console import last_lines
 
 PROGRAM = "qemu-system-x86_64"
 PORT = "migrate-vma"

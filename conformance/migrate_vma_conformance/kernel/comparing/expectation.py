@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from migrate_vma_conformance.kernel.operations import Observation
+from migrate_vma_conformance.kernel.comparing.operations import Observation
 
 WRITTEN, ERROR = 0x02, 0xFF
 """HMM_DMIRROR_PROT_WRITE, and _ERROR, where a snapshot says nothing else."""

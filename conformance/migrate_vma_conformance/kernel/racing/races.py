@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from attrs import define, field, frozen
 
 from migrate_vma_conformance.errors import SubjectError
-from migrate_vma_conformance.kernel.probes import Count, Probes
-from migrate_vma_conformance.kernel.protocol import Answer
-from migrate_vma_conformance.kernel.race_rounds import BEFORE, RaceKind, Round
-from migrate_vma_conformance.kernel.witness import Ended, Result, Witness
+from migrate_vma_conformance.kernel.racing.rounds import BEFORE, RaceKind, Round
+from migrate_vma_conformance.kernel.witness.probes import Count, Probes
+from migrate_vma_conformance.kernel.witness.protocol import Answer
+from migrate_vma_conformance.kernel.witness.witness import Ended, Result, Witness
 
 ENTERED, FREED = "entered", "freed"
 PROBES = Probes({ENTERED: "dmirror_devmem_fault", FREED: "dmirror_devmem_free"})

@@ -17,8 +17,8 @@ from attrs import evolve, frozen
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Command
-from migrate_vma_conformance.kernel.compare import Kernel
-from migrate_vma_conformance.kernel.operations import Observation, Sequence
+from migrate_vma_conformance.kernel.comparing.compare import Kernel
+from migrate_vma_conformance.kernel.comparing.operations import Observation, Sequence
 
 SCALE = 128
 

@@ -15,17 +15,17 @@ from contextlib import AbstractContextManager
 from attrs import define, field, frozen
 
 from migrate_vma_conformance.kernel.commands import Module
-from migrate_vma_conformance.kernel.compare import Comparison, Difference, Kernel, Tally, Told, first_difference, run
-from migrate_vma_conformance.kernel.core_subject import LARGE, SMALL, core_of
-from migrate_vma_conformance.kernel.expectation import Expectation
-from migrate_vma_conformance.kernel.guest_subject import GuestSubject, Lost
+from migrate_vma_conformance.kernel.comparing.compare import Comparison, Difference, Kernel, Tally, Told, first_difference, run
+from migrate_vma_conformance.kernel.comparing.core_subject import LARGE, SMALL, core_of
+from migrate_vma_conformance.kernel.comparing.expectation import Expectation
+from migrate_vma_conformance.kernel.comparing.guest_subject import GuestSubject, Lost
+from migrate_vma_conformance.kernel.comparing.model_subject import ModelSubject
+from migrate_vma_conformance.kernel.comparing.operations import Observation, Sequence
+from migrate_vma_conformance.kernel.comparing.scaling import ScaledKernel
+from migrate_vma_conformance.kernel.comparing.strategies import Shape
 from migrate_vma_conformance.kernel.guests import Guest
-from migrate_vma_conformance.kernel.model_subject import ModelSubject
-from migrate_vma_conformance.kernel.operations import Observation, Sequence
-from migrate_vma_conformance.kernel.qemu import NotBooted
-from migrate_vma_conformance.kernel.scaling import ScaledKernel
-from migrate_vma_conformance.kernel.strategies import Shape
-from migrate_vma_conformance.kernel.witness import Witness, ways
+from migrate_vma_conformance.kernel.witness.qemu import NotBooted
+from migrate_vma_conformance.kernel.witness.witness import Witness, ways
 from migrate_vma_conformance.verdict import EXIT_FINE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_VIOLATED
 
 MOST_KINDS = 5
@@ -66,7 +66,7 @@ def compare_guests(
     guests: Several[Guest], asked: Asked, told: Told, make_witness: MakeWitness | None = None
 ) -> Iterator[Outcome]:
     """What came of each guest, one after the other; none after one that was interrupted."""
-    from migrate_vma_conformance.kernel.shrinking import draw  # noqa: PLC0415  (imports Hypothesis)
+    from migrate_vma_conformance.kernel.comparing.shrinking import draw  # noqa: PLC0415  (imports Hypothesis)
 
     sequences = draw(asked.shape, asked.sequences, asked.seed)
     for guest in guests:
@@ -93,7 +93,7 @@ def comparison_of(guest: str, kernel: Kernel, module: Module, *, large: bool) ->
 
 
 def _compare(comparison: Comparison, sequences: Several[Sequence], asked: Asked, outcome: Outcome, told: Told) -> None:
-    from migrate_vma_conformance.kernel.shrinking import smallest  # noqa: PLC0415  (imports Hypothesis)
+    from migrate_vma_conformance.kernel.comparing.shrinking import smallest  # noqa: PLC0415  (imports Hypothesis)
 
     tally = outcome.tally
     run(comparison, sequences, tally, told)

@@ -27,12 +27,12 @@ from typing import Any
 from attrs import evolve, frozen
 
 from migrate_vma_conformance.errors import UsageError
-from migrate_vma_conformance.kernel import packages, recipe, stages, tools
-from migrate_vma_conformance.kernel.failures import BuildFailed, CacheBusy, CommandFailed, DiskFull, is_full
+from migrate_vma_conformance.kernel.building import packages, recipe, stages, tools
+from migrate_vma_conformance.kernel.building.failures import BuildFailed, CacheBusy, CommandFailed, DiskFull, is_full
+from migrate_vma_conformance.kernel.building.manifest import Manifest, Unreadable, products_of, write_manifest
+from migrate_vma_conformance.kernel.building.progress import Told, silent
+from migrate_vma_conformance.kernel.building.running import Runner
 from migrate_vma_conformance.kernel.guests import INITRD, LOCK, SCRATCH, Guest, GuestKind, NotBuilt, current_inputs, find_guest
-from migrate_vma_conformance.kernel.manifest import Manifest, Unreadable, products_of, write_manifest
-from migrate_vma_conformance.kernel.progress import Told, silent
-from migrate_vma_conformance.kernel.running import Runner
 
 ROOM = 4_000_000_000
 """Bytes that must be free before a guest is built: the source has 1.6 GB unpacked, the largest build tree 1.1 GB."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 
-from migrate_vma_conformance.kernel.expectation import Bytes
+from migrate_vma_conformance.kernel.comparing.expectation import Bytes
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.events import Event, Step
 from migrate_vma_spec.model import START, Outcome, allowed, next_state

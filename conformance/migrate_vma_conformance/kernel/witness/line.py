@@ -18,7 +18,14 @@ from collections.abc import Iterator, Sequence
 from attrs import define, field
 
 from migrate_vma_conformance.kernel.commands import Command, Execute
-from migrate_vma_conformance.kernel.protocol import LONGEST_LINE, Answer, MalformedLine, decode_answer, encode_command, hello
+from migrate_vma_conformance.kernel.witness.protocol import (
+    LONGEST_LINE,
+    Answer,
+    MalformedLine,
+    decode_answer,
+    encode_command,
+    hello,
+)
 
 _AGAIN = 3.0
 """Seconds from one hello to the next."""

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from migrate_vma_conformance.kernel.failures import CommandFailed
-from migrate_vma_conformance.kernel.manifest import sha256
-from migrate_vma_conformance.kernel.running import Runner
+from migrate_vma_conformance.kernel.building.failures import CommandFailed
+from migrate_vma_conformance.kernel.building.manifest import sha256
+from migrate_vma_conformance.kernel.building.running import Runner
 
 INSTALLED = Path("/usr/src")
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from migrate_vma_conformance.errors import UsageError
 from migrate_vma_conformance.kernel.commands import Command, Load
-from migrate_vma_conformance.kernel.protocol import MalformedLine, decode_command, encode_command
+from migrate_vma_conformance.kernel.witness.protocol import MalformedLine, decode_command, encode_command
 
 Sequence = tuple[Command, ...]
 

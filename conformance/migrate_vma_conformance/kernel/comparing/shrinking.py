@@ -21,10 +21,10 @@ from hypothesis.errors import Flaky
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Command
-from migrate_vma_conformance.kernel.compare import Comparison, Difference
-from migrate_vma_conformance.kernel.operations import Sequence
-from migrate_vma_conformance.kernel.population import PROCESS
-from migrate_vma_conformance.kernel.strategies import Shape, sequences
+from migrate_vma_conformance.kernel.comparing.compare import Comparison, Difference
+from migrate_vma_conformance.kernel.comparing.operations import Sequence
+from migrate_vma_conformance.kernel.comparing.population import PROCESS
+from migrate_vma_conformance.kernel.comparing.strategies import Shape, sequences
 
 MOST_RUNS = 400
 MOST_SECONDS = 180.0

@@ -13,7 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from migrate_vma_conformance.errors import listed
-from migrate_vma_conformance.kernel import tools
+from migrate_vma_conformance.kernel.building import tools
+from migrate_vma_conformance.kernel.building.manifest import MANIFEST
 from migrate_vma_conformance.kernel.guests import (
     DEFAULT,
     KINDS,
@@ -25,7 +26,6 @@ from migrate_vma_conformance.kernel.guests import (
     current_inputs,
     find_guest,
 )
-from migrate_vma_conformance.kernel.manifest import MANIFEST
 from migrate_vma_conformance.report.layout import labelled, paragraph
 
 

@@ -28,7 +28,7 @@ from migrate_vma_conformance.kernel.commands import (
     ToSystem,
     Unmap,
 )
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
 
 _PARENT, _CHILD, _DEVICE, _PAGE = 0, 1, 0, 0
 _SEGV = 11

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Advice, Command, Kind, Module
-from migrate_vma_conformance.kernel.operations import Observation, Sequence
+from migrate_vma_conformance.kernel.comparing.operations import Observation, Sequence
 from migrate_vma_spec.vocabulary import Errno
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from migrate_vma_conformance.kernel.console import last_lines
 from migrate_vma_conformance.kernel.guests import Guest
-from migrate_vma_conformance.kernel.proved import Proved, prove, sentence
-from migrate_vma_conformance.kernel.race_rounds import RaceKind
-from migrate_vma_conformance.kernel.races import Run, run
-from migrate_vma_conformance.kernel.witness import Witness
+from migrate_vma_conformance.kernel.racing.proved import Proved, prove, sentence
+from migrate_vma_conformance.kernel.racing.races import Run, run
+from migrate_vma_conformance.kernel.racing.rounds import RaceKind
+from migrate_vma_conformance.kernel.witness.console import last_lines
+from migrate_vma_conformance.kernel.witness.witness import Witness
 from migrate_vma_conformance.report import matrix
 from migrate_vma_conformance.report.layout import paragraph
 

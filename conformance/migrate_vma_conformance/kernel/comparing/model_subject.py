@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Advice, Command, Kind, Protection
-from migrate_vma_conformance.kernel.expectation import ANYTHING, Bytes, Expectation
-from migrate_vma_conformance.kernel.model_memory import ModelMemory
-from migrate_vma_conformance.kernel.operations import NOT_OPEN, Observation, Sequence
+from migrate_vma_conformance.kernel.comparing.expectation import ANYTHING, Bytes, Expectation
+from migrate_vma_conformance.kernel.comparing.model_memory import ModelMemory
+from migrate_vma_conformance.kernel.comparing.operations import NOT_OPEN, Observation, Sequence
 from migrate_vma_spec import events as ev
 from migrate_vma_spec.vocabulary import PTE_NONE, Errno, VmFlags
 

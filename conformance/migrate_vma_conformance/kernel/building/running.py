@@ -20,7 +20,7 @@ from typing import IO
 
 from attrs import frozen
 
-from migrate_vma_conformance.kernel.failures import CommandFailed, DiskFull, is_full, says_full
+from migrate_vma_conformance.kernel.building.failures import CommandFailed, DiskFull, is_full, says_full
 
 _PASSED = ("PATH", "HOME", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _TAIL = 30

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from migrate_vma_conformance.kernel.manifest import sha256
+from migrate_vma_conformance.kernel.building.manifest import sha256
 
-SOURCES = Path(__file__).parent / "guest"
+SOURCES = Path(__file__).parent.parent / "guest"
 """Our own sources of a guest: the agent and the configuration."""
 
 LAYOUT = "1"

@@ -15,11 +15,11 @@ from types import MappingProxyType
 
 from attrs import asdict, frozen
 
-from migrate_vma_conformance.kernel import initrd, recipe
+from migrate_vma_conformance.kernel.building import initrd, recipe
+from migrate_vma_conformance.kernel.building.packages import SourceArchive, fetched_source, installed_source
+from migrate_vma_conformance.kernel.building.progress import Step, Told, compiled
+from migrate_vma_conformance.kernel.building.running import Runner
 from migrate_vma_conformance.kernel.guests import INITRD, KERNEL, GuestKind
-from migrate_vma_conformance.kernel.packages import SourceArchive, fetched_source, installed_source
-from migrate_vma_conformance.kernel.progress import Step, Told, compiled
-from migrate_vma_conformance.kernel.running import Runner
 
 STOCK_MODULE = "test_hmm.ko"
 MENDED_MODULE = "test_hmm-mended.ko"

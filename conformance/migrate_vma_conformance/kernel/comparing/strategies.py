@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Advice, Command, Kind, Protection
-from migrate_vma_conformance.kernel.operations import Sequence
-from migrate_vma_conformance.kernel.population import PROCESS, Population
+from migrate_vma_conformance.kernel.comparing.operations import Sequence
+from migrate_vma_conformance.kernel.comparing.population import PROCESS, Population
 
 MOST_SHARED = 3
 """Mappings of shared memory in one sequence."""

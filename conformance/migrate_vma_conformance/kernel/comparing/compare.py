@@ -17,11 +17,11 @@ from typing import Protocol
 from attrs import define, field, fields, frozen
 
 from migrate_vma_conformance.kernel.commands import Command, Module
-from migrate_vma_conformance.kernel.core_subject import CoreSubject
-from migrate_vma_conformance.kernel.expectation import Expectation
-from migrate_vma_conformance.kernel.known import Case, Known, recognised
-from migrate_vma_conformance.kernel.model_subject import ModelSubject
-from migrate_vma_conformance.kernel.operations import Observation, Sequence
+from migrate_vma_conformance.kernel.comparing.core_subject import CoreSubject
+from migrate_vma_conformance.kernel.comparing.expectation import Expectation
+from migrate_vma_conformance.kernel.comparing.known import Case, Known, recognised
+from migrate_vma_conformance.kernel.comparing.model_subject import ModelSubject
+from migrate_vma_conformance.kernel.comparing.operations import Observation, Sequence
 
 COMPARED = tuple(each.name for each in fields(Observation) if each.name not in ("ended", "evidence"))
 """What is compared of an observation."""

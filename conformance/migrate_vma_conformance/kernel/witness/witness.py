@@ -17,13 +17,13 @@ from typing import Self
 
 from attrs import define, evolve, field, frozen
 
-from migrate_vma_conformance.kernel import qemu
 from migrate_vma_conformance.kernel.commands import Command, Module
-from migrate_vma_conformance.kernel.console import Reason, reports
 from migrate_vma_conformance.kernel.guests import Guest
-from migrate_vma_conformance.kernel.line import Closed, Ending, Garbled, Line, Silence
-from migrate_vma_conformance.kernel.protocol import Answer, Greeting, MalformedLine, WrongVersion, greeting
-from migrate_vma_conformance.kernel.qemu import Accelerator, Machine, MakeCommand, NotBooted, Process
+from migrate_vma_conformance.kernel.witness import qemu
+from migrate_vma_conformance.kernel.witness.console import Reason, reports
+from migrate_vma_conformance.kernel.witness.line import Closed, Ending, Garbled, Line, Silence
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Greeting, MalformedLine, WrongVersion, greeting
+from migrate_vma_conformance.kernel.witness.qemu import Accelerator, Machine, MakeCommand, NotBooted, Process
 
 BOOT_LIMIT = 90.0
 """Seconds until the guest must have greeted: emulated boots take two to six, on a busy machine several times that."""

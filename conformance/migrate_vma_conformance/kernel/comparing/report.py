@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Several
 from typing import Any
 
-from migrate_vma_conformance.kernel.compare import Difference
-from migrate_vma_conformance.kernel.compare_guests import Asked, Outcome, Played, exit_code
-from migrate_vma_conformance.kernel.known import KNOWN
-from migrate_vma_conformance.kernel.operations import Observation, words_of
+from migrate_vma_conformance.kernel.comparing.compare import Difference
+from migrate_vma_conformance.kernel.comparing.guests import Asked, Outcome, Played, exit_code
+from migrate_vma_conformance.kernel.comparing.known import KNOWN
+from migrate_vma_conformance.kernel.comparing.operations import Observation, words_of
 from migrate_vma_conformance.report.layout import paragraph
 
 LAST_LINES = 12

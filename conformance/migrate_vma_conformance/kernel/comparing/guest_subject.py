@@ -19,9 +19,9 @@ from attrs import define
 
 from migrate_vma_conformance.kernel import commands as ops
 from migrate_vma_conformance.kernel.commands import Command, Reset, WriteFile
-from migrate_vma_conformance.kernel.operations import Observation, Sequence, of_access, of_device, padded
-from migrate_vma_conformance.kernel.protocol import Answer, Fate
-from migrate_vma_conformance.kernel.witness import Ended, Result
+from migrate_vma_conformance.kernel.comparing.operations import Observation, Sequence, of_access, of_device, padded
+from migrate_vma_conformance.kernel.witness.protocol import Answer, Fate
+from migrate_vma_conformance.kernel.witness.witness import Ended, Result
 
 _FATAL_WARNINGS = "/proc/sys/kernel/panic_on_warn"
 _THP = "/sys/kernel/mm/transparent_hugepage"

@@ -1,0 +1,1 @@
+"""Threads that race for one device page of a real kernel, counted by probes, beside what the explorer proves."""
