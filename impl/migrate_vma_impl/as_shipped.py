@@ -190,8 +190,7 @@ _V6_12 = _named(REFERENCED, "v6.12").with_steps(
     mapping_by_now=mapping_as_it_was,
 )
 
-_V7_3 = _named(with_compound(WAITING), "v7.3").with_steps(
-    pin_and_leave=pin_and_leave,
+_SINCE_COMPOUND = with_compound(WAITING).with_steps(
     split_large=split_with_blocking_lock,
     fault_folio_again=fault_folio_as_it_was,
     split_leaf=split_leaf_with_both_references,
@@ -202,18 +201,8 @@ _V7_3 = _named(with_compound(WAITING), "v7.3").with_steps(
     lock_pfn=lock_pfn_by_head,
 )
 
-_V7_2 = _named(with_compound(WAITING), "v7.2").with_steps(
-    pin_and_leave=leave_then_pin,
-    split_large=split_with_blocking_lock,
-    fault_folio_again=fault_folio_as_it_was,
-    split_leaf=split_leaf_with_both_references,
-    split_migration_pmds=split_the_callers_leaf,
-    split_unmapped=split_as_counted,
-    refuse_large_destination=go_on_with_large_destination,
-    no_destination=every_page_has_a_destination,
-    flush_cache_huge=flush_one_page,
-    lock_pfn=lock_pfn_by_head,
-)
+_V7_2 = _named(_SINCE_COMPOUND, "v7.2").with_steps(pin_and_leave=leave_then_pin, flush_cache_huge=flush_one_page)
+_V7_3 = _named(_SINCE_COMPOUND, "v7.3").with_steps(pin_and_leave=pin_and_leave)
 
 AS_SHIPPED: Mapping[str, Generation] = MappingProxyType({"v6.1": _V6_1, "v6.12": _V6_12, "v7.2": _V7_2, "v7.3": _V7_3})
 """Kernels as they are, by version."""

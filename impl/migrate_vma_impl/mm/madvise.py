@@ -17,7 +17,7 @@ from migrate_vma_impl.machine.locks import spin_unlock
 from migrate_vma_impl.machine.traps import Outcome
 from migrate_vma_impl.mm import mmu_notifier, swap
 from migrate_vma_impl.mm.filemap import folio_clear_dirty
-from migrate_vma_impl.mm.folio import folio_trylock, folio_unlock
+from migrate_vma_impl.mm.folio import folio_trylock, folio_unlock, page_folio
 from migrate_vma_impl.mm.huge_memory_walk import madvise_free_huge_pmd
 from migrate_vma_impl.mm.memory_zap import tlb_finish_mmu
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, Mm, PteSlot, Vma
@@ -40,6 +40,9 @@ from migrate_vma_spec.vocabulary import Errno, Lru, NotifyReason, Pte, PteKind, 
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
+
+ChangePte = Callable[["Kernel", Vma, int], Coroutine[Any, Any, bool]]
+"""What is done with one entry under the page-table lock; whether its translation has to go."""
 
 Behavior = Callable[["Kernel", Vma], Coroutine[Any, Any, None]]
 """What is done with the part of a VMA that lies in the range."""
@@ -101,13 +104,18 @@ async def madvise_free_pte_range(kernel: Kernel, vma: Vma, start: int, end: int)
     """Whether the translations have to go, for the next store must set the dirty bit again. A leaf sees to its own."""
     if pmd_trans_huge(await pmdp_get(kernel, vma.mm, start)) and await madvise_free_huge_pmd(kernel, vma, start, end):
         return False
+    return await _walk_ptes(kernel, vma, start, end, _free_pte)
+
+
+async def _walk_ptes(kernel: Kernel, vma: Vma, start: int, end: int, change: ChangePte) -> bool:
+    """What a walk below one page table does to each entry; whether translations have to go."""
     if not await pte_offset_map_lock(kernel, vma.mm, start):
         return False
     await flush_tlb_batched_pending(kernel, vma.mm)
     await traps.note(LazyMmuEntered(vma.mm.number))
     flush = False
     for addr in range(start, end):
-        flush |= await _free_pte(kernel, vma, addr)
+        flush |= await change(kernel, vma, addr)
     await traps.note(LazyMmuLeft(vma.mm.number))
     await spin_unlock(vma.mm.ptl)
     return flush
@@ -119,7 +127,7 @@ async def _free_pte(kernel: Kernel, vma: Vma, addr: int) -> bool:
         await swap_put_entries_direct(kernel, pte.swap)
     if pte.kind in (PteKind.SWAP, PteKind.HWPOISON):
         await pte_clear(vma.mm, addr)
-    folio = _normal_folio(kernel, pte)
+    folio = await _normal_folio(kernel, pte)
     if folio is None or not await _unwritten(kernel, folio):
         return False
     cleared: bool = await traps.step(_make_old_and_clean, PteSlot(vma.mm.number, addr), args=(vma.mm.number, addr, True))
@@ -127,10 +135,10 @@ async def _free_pte(kernel: Kernel, vma: Vma, addr: int) -> bool:
     return cleared
 
 
-def _normal_folio(kernel: Kernel, pte: Pte) -> Folio | None:
+async def _normal_folio(kernel: Kernel, pte: Pte) -> Folio | None:
     """vm_normal_folio, but for pages of devices."""
-    folio = Folio(pte.pfn) if pte.kind is PteKind.PRESENT and pte.pfn is not None else None
-    return None if folio is None or kernel.is_zone_device(folio) else folio
+    page = Folio(pte.pfn) if pte.kind is PteKind.PRESENT and pte.pfn is not None else None
+    return None if page is None or kernel.is_zone_device(page) else await page_folio(kernel, page)
 
 
 async def _unwritten(kernel: Kernel, folio: Folio) -> bool:
@@ -190,20 +198,11 @@ async def _cold(kernel: Kernel, part: Vma) -> None:
 
 async def madvise_cold_pte_range(kernel: Kernel, vma: Vma, start: int, end: int) -> bool:
     """madvise_cold_or_pageout_pte_range, for MADV_COLD. Whether translations have to go, for the next access must set young."""
-    if not await pte_offset_map_lock(kernel, vma.mm, start):
-        return False
-    await flush_tlb_batched_pending(kernel, vma.mm)
-    await traps.note(LazyMmuEntered(vma.mm.number))
-    flush = False
-    for addr in range(start, end):
-        flush |= await _make_cold(kernel, vma, addr)
-    await traps.note(LazyMmuLeft(vma.mm.number))
-    await spin_unlock(vma.mm.ptl)
-    return flush
+    return await _walk_ptes(kernel, vma, start, end, _make_cold)
 
 
 async def _make_cold(kernel: Kernel, vma: Vma, addr: int) -> bool:
-    folio = _normal_folio(kernel, await ptep_get(vma.mm, addr))
+    folio = await _normal_folio(kernel, await ptep_get(vma.mm, addr))
     f = None if folio is None else await _look(folio)
     if f is None or f.order or f.lru is not Lru.ON or f.mapcount != 1:
         return False
