@@ -173,10 +173,10 @@ class _Hunt:
 
     def take(self, outcomes: Sequence[Outcome], known: dict[Place, frozenset[str]]) -> None:
         """What the units of one scenario gave."""
-        alone = not self.kills
+        first, alone = not self.kills, not self.kills.keys() - {REFERENCE.id}
         for outcome in outcomes:
             self.total += outcome.seconds
-            if alone:
+            if first:
                 self.seconds += outcome.seconds
                 self.states += outcome.states
                 self.executions += outcome.executions

@@ -83,7 +83,13 @@ NOT_SHOWN: tuple[NotShown, ...] = (
     NotShown("B54", "MIGRATE_PFN_LOCKED removed", "no fault, and older than every generation here", ("C19",)),
 )
 
-NOT_ALONE: Mapping[str, str] = MappingProxyType({})
+NOT_ALONE: Mapping[str, str] = MappingProxyType(
+    {
+        "C34": "That a task sleeps on a page lock with the page-table lock held is known when the wait ends; to queue under that "
+        "lock is right for a migration entry, where it is let go before the task sleeps. In the smallest races the wait never ends: "
+        "there the deadlock (C82) is all that shows. In the others C34 says which step was wrong.",
+    }
+)
 """Why no bug of the collection breaks these clauses alone, or before any other."""
 
 

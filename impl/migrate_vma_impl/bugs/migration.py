@@ -15,7 +15,7 @@ from migrate_vma_impl.mm.migrate import entry_after_migration
 from migrate_vma_impl.mm.migrate_device_collect import selects
 from migrate_vma_impl.mm.mm_types import Folio, FolioState, MigrateVma, Mm, Vma
 from migrate_vma_impl.mm.pgtable import flush_tlb_range, migration_entry_for
-from migrate_vma_spec.vocabulary import Pte, PteKind, Select
+from migrate_vma_spec.vocabulary import Pte, PteKind, Select, VmFlags
 
 if TYPE_CHECKING:
     from migrate_vma_impl.kernel import Kernel
@@ -121,7 +121,7 @@ async def never_uptodate(folio: Folio) -> None:
 
 
 def insert_anywhere(vma: Vma, pte: Pte) -> bool:
-    return True
+    return not vma.flags & VmFlags.UFFD_MISSING
 
 
 async def keep_ptl(mm: Mm) -> None:
