@@ -85,9 +85,9 @@ NOT_SHOWN: tuple[NotShown, ...] = (
 
 NOT_ALONE: Mapping[str, str] = MappingProxyType(
     {
-        "C34": "That a task sleeps on a page lock with the page-table lock held is known when the wait ends; to queue under that "
-        "lock is right for a migration entry, where it is let go before the task sleeps. In the smallest races the wait never ends: "
-        "there the deadlock (C82) is all that shows. In the others C34 says which step was wrong.",
+        "C34": "That a task sleeps on a page lock with the page-table lock held is known when the wait ends: to queue under "
+        "that lock is right for a migration entry, where it is let go before the task sleeps. In the smallest races the wait "
+        "never ends, and the deadlock (C82) is all that shows. In the others C34 says which step was wrong.",
     }
 )
 """Why no bug of the collection breaks these clauses alone, or before any other."""
